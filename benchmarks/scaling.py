@@ -22,6 +22,7 @@ import fastmlp
 from fastmlp.backend import registry
 from fastmlp.distributed.steps import BUCKET_BYTES, MOST_BUCKETS
 from fastmlp.kernels.estimates import workers as workers_of
+from fastmlp.kernels.runtime.session import Session
 from fastmlp.kernels.variant import Work
 from fastmlp.lab.timing import CLOCKS, in_alternation, once
 from fastmlp.model.backend import Data
@@ -225,12 +226,15 @@ def parts_of(work, rows):
     data = Data(rng.standard_normal((rows, sizes[0]), np.float32), targets, np.ones(rows, np.float32))
     state = initial_state(0.01 * rng.standard_normal(parameter_count(fastmlp.Network(sizes)), np.float32))
     backend = registry.get("fused")
+    session = Session(registry.entries("fused"), network, state.parameters.dtype, None, optimizer)
+    arrays = {"parameters": state.parameters, "gradients": state.gradients, "moments": state.moments}
+    session.set({**arrays, "step": 0, "steps": 1, "rates": np.full((1, 2), 1e-6)})
 
     def gradient():
         backend.gradient(network, state.parameters, data, 0, 0, state.gradients)
 
     def update():
-        backend.update(network, optimizer, state, 1e-6, 1e-6)
+        session.run("update")
 
     return gradient, update, state.gradients
 

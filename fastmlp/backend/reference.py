@@ -468,7 +468,7 @@ def train_chunk(
     return state
 
 
-BACKEND = Backend("reference", predict, evaluate, gradient, update, train_chunk)
+BACKEND = Backend("reference", predict, evaluate, gradient, train_chunk)
 
 
 ROUNDED = Backend(
@@ -476,7 +476,6 @@ ROUNDED = Backend(
     functools.partial(predict, product=product_of_rounded),
     functools.partial(evaluate, product=product_of_rounded),
     functools.partial(gradient, product=product_of_rounded),
-    update,
     functools.partial(train_chunk, product=product_of_rounded),
 )
 """The reference with operands of products in bfloat16, as `fit(dtype="bfloat16")` has them."""

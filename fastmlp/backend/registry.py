@@ -287,16 +287,17 @@ def shipped_backend(name: str) -> Backend:
     with forks.collector_off():
         from fastmlp.kernels.runtime.adapter import compiled_backend
 
-    return compiled_backend(choice_of(name), _built_in_entries(name))
+    return compiled_backend(_built_in_entries(name))
 
 
 @once
 def _built_in_entries(name: str) -> Entries:
     from fastmlp.kernels.jit.entries import Entries, home_of
 
-    base = choice_of(name).base
+    declared = choice_of(name)
+    home = home_of(declared.base.name if declared.base else name)
     # Without its functions, which a process with all machine code on the disk does not need.
-    return Entries(name, home_of(base.name if base else name), lambda: program_of(shipped()[name]))
+    return Entries(declared, home, lambda: program_of(shipped()[name]))
 
 
 def program_of(variant: Variant) -> Program:
@@ -325,8 +326,8 @@ def _made(variant: Variant) -> tuple[Variant, Entries, Backend]:
     from fastmlp.kernels.runtime.adapter import compiled_backend
 
     check_slots(variant)
-    made = Entries(variant.name, f"{variant.name}{UNKEPT}", lambda: program_of(variant))
-    return variant, made, compiled_backend(variant.inheriting(), made)
+    made = Entries(variant.inheriting(), f"{variant.name}{UNKEPT}", lambda: program_of(variant))
+    return variant, made, compiled_backend(made)
 
 
 def backend_of(variant: Variant) -> Backend:

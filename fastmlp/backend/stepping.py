@@ -56,8 +56,7 @@ def steps_of(
         return ReferenceSteps(network, optimizer, state, batch, key)
     from fastmlp.kernels.runtime.stepping import CompiledSteps
 
-    variant, entries = registry.choice_of(name), registry.entries(name)
-    return CompiledSteps(variant, entries, network, optimizer, state, batch, key, threads)
+    return CompiledSteps(registry.entries(name), network, optimizer, state, batch, key, threads)
 
 
 class ReferenceSteps:

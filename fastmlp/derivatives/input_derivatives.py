@@ -127,8 +127,7 @@ class Rows:
         from fastmlp.kernels.runtime.passes import RowPasses
 
         name = EXACT if registry.is_mixed(self.model.backend) else self.model.backend
-        choice, entries = registry.choice_of(name), registry.entries(name)
-        return RowPasses(choice, entries, network, self.parameters, len(self.inputs))
+        return RowPasses(registry.entries(name), network, self.parameters, len(self.inputs))
 
     def release(self) -> None:
         """Keep the compiled passes for the model's next call: to make them takes as long as 100 rows."""

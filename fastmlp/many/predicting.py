@@ -30,12 +30,11 @@ def predict_all(models: Iterable[tuple[Backend, PredictArguments]]) -> None:
             for one in predictions:
                 backend.predict(*one)
             continue
-        from fastmlp.kernels.runtime import calls as compiled
+        from fastmlp.kernels.runtime import session as compiled
 
         flops = sum(2.0 * len(inputs) * parameters.size for _, parameters, inputs, _ in predictions)
         threads = max(1, min(available_cores(), len(predictions), int(flops / THREAD_FLOPS)))
-        entries, buffers = registry.entries(backend.name), registry.choice_of(backend.name).buffers
-        compiled.predict_all(entries, buffers, predictions, threads)
+        compiled.predict_all(registry.entries(backend.name), predictions, threads)
 
 
 def predict_many(models: Sequence[Model], X: Any) -> Any:

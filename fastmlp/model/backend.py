@@ -162,7 +162,6 @@ class Shared(NamedTuple):
 Predict = Callable[[Network, Array, Inputs, Array], None]
 Evaluate = Callable[[Network, Array, Data], Any]
 Gradient = Callable[[Network, Array, Data, int, int, Array], float]
-Update = Callable[..., TrainState]
 TrainChunk = Callable[..., TrainState]
 
 
@@ -211,10 +210,6 @@ class Backend(NamedTuple):
     gradient(network, parameters, data, key, step, gradients)
         Write the gradient of the objective over all rows of data to gradients (P,) and return the objective
         before the update: loss plus penalties. key and step choose the dropout masks.
-    update(network, optimizer, state, rate, bias_rate, nonzero_columns=None)
-        Apply state.gradients (clipping may scale the array); return the state after the step. nonzero_columns
-        (n_in,) : the columns of the inputs with a number other than 0, for a rule with
-        `StepRule.sparse_updates`; None means all columns.
     train_chunk(network, optimizer, state, data, chunk, key, threads, losses, shared=None)
         Take the chunk's steps, write each step's objective to losses (steps,) float64, and return the state
         after the last step. With heads losses is (1 + heads, steps), each head's loss below. With a `Shared`
@@ -227,7 +222,6 @@ class Backend(NamedTuple):
     predict: Predict
     evaluate: Evaluate
     gradient: Gradient
-    update: Update
     train_chunk: TrainChunk
     bind: Callable[..., Callable[..., float]] | None = None
 

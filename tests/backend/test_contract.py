@@ -1,12 +1,13 @@
 """What a backend is given directly is checked before compiled code takes its shape on trust."""
 
 import gc
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 from support.selection import few, matrix, quick
 
-from fastmlp import SGD, Adam, Network
+from fastmlp import Adam, Network
 from fastmlp.backend import registry
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.state import initial_state
@@ -33,14 +34,9 @@ def gradient(gradients=None, **data):
     return lambda b: b.gradient(NETWORK, np.ones(P), DATA._replace(**data), 0, 0, gradients)
 
 
-def update(**arrays):
-    return lambda b: b.update(NETWORK, Adam(), initial_state(np.ones(P))._replace(**arrays), 0.1, 0.1)
-
-
-def train(losses=2, **fields):
-    return lambda b: b.train_chunk(
-        NETWORK, SGD(), initial_state(np.ones(P)), DATA, GOOD._replace(**fields), 0, 1, np.empty(losses)
-    )
+def train(losses=2, arrays=MappingProxyType({}), **fields):
+    state, chunk = initial_state(np.ones(P), 2)._replace(**arrays), GOOD._replace(**fields)
+    return lambda b: b.train_chunk(NETWORK, Adam(), state, DATA, chunk, 0, 1, np.empty(losses))
 
 
 WRONG = {
@@ -56,8 +52,8 @@ WRONG = {
     "no rows": (gradient(inputs=X[:0], targets=Y[:0], weights=W[:0]), "(0, 3)"),
     "bound gradients too short": (lambda b: b.bound(NETWORK, GIVEN, DATA, np.empty(P - 1)), "(25,)"),
     "gradients too short": (gradient(np.empty(P - 1)), "(25,)"),
-    "one row of moments": (update(moments=np.zeros((1, P))), "(1, 26)"),
-    "gradients of another dtype": (update(gradients=np.zeros(P, "f4")), "float32"),
+    "one row of moments": (train(arrays={"moments": np.zeros((1, P))}), "(1, 26)"),
+    "gradients of another dtype": (train(arrays={"gradients": np.zeros(P, "f4")}), "float32"),
     "losses too short": (train(losses=1), "(1,)"),
     "stops too short": (train(stops=np.array([3])), "(1,)"),
     "a step beyond the order": (train(stops=np.array([3, 6])), "stops up to 6"),
@@ -84,7 +80,7 @@ def test_a_wrong_shape_is_reported_before_compiled_code_sees_it(what):
 @matrix
 def test_right_shapes_are_taken():
     backend = registry.get("fused")
-    for do in (predict(), evaluate(), gradient(), update(), train()):
+    for do in (predict(), evaluate(), gradient(), train()):
         do(backend)
 
 

@@ -9,6 +9,7 @@ from support.differences import difference, differences
 from support.problems import COMPILED_DTYPES, parameters_for, targets_for
 from support.selection import campaign, matrix, quick
 from support.trajectories import BINARY, CLASSES, TRAININGS
+from support.updates import update
 
 from fastmlp import SGD, Adam, Network
 from fastmlp.backend import registry
@@ -119,12 +120,12 @@ def by_chunk(backend, network, optimizer, parameters, data, chunk):
     return Outcome(state.parameters, state.moments, losses)
 
 
-def by_gradients(backend, network, optimizer, parameters, data, chunk):
-    state, losses = fresh(parameters, optimizer), []
+def by_gradients(name, network, optimizer, parameters, data, chunk):
+    state, losses, backend = fresh(parameters, optimizer), [], registry.get(name)
     for start, stop, rates in zip(chunk.starts, chunk.stops, chunk.rates, strict=True):
         batch = Data(*(array[chunk.order[start:stop]] for array in data))
         losses.append(backend.gradient(network, state.parameters, batch, 77, state.step, state.gradients))
-        state = backend.update(network, optimizer, state, *rates.tolist())
+        state = update(name, network, optimizer, state, rates)
     return Outcome(state.parameters, state.moments, np.array(losses))
 
 
@@ -162,7 +163,7 @@ def test_exact_variants_train_with_equal_bits(name, dtype):
             several = of_workers(backend, workers)
             found[backend, workers] = by_chunk(several, network, STEPS[name].optimizer, *given[1:])
         alone = registry.get(backend)
-        found[backend, "gradient, update"] = by_gradients(alone, network, STEPS[name].optimizer, *given[1:])
+        found[backend, "gradient, update"] = by_gradients(backend, network, STEPS[name].optimizer, *given[1:])
         values[backend] = alone.evaluate(network, given[1], data)
         if name == "no penalty":  # an evaluation and a gradient add losses in the same order
             unused = np.empty_like(given[1])

@@ -8,7 +8,7 @@ import pytest
 import fastmlp
 from fastmlp.backend import registry
 from fastmlp.kernels import tuning
-from fastmlp.kernels.runtime import calls
+from fastmlp.kernels.runtime import session
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.state import initial_state
@@ -21,13 +21,13 @@ OPTIMIZER = fastmlp.Adam()
 @pytest.fixture
 def made(monkeypatch):
     """A list that grows with every workspace that a backend makes."""
-    plain, found = calls.workspace, []
+    plain, found = session.workspace, []
 
     def workspace(*given, **options):
         found.append(given)
         return plain(*given, **options)
 
-    monkeypatch.setattr(calls, "workspace", workspace)
+    monkeypatch.setattr(session, "workspace", workspace)
     return found
 
 
@@ -72,16 +72,17 @@ def step(network, state, data, chunk):
 
 
 def test_idle_calls_are_few_and_a_large_one_is_not_among_them():
-    idle, kinds = calls.Idle(), range(2 * calls.IDLE_CALLS)
-    dtype, (small, large) = np.dtype("f8"), (SMALL, LARGE)
+    idle, kinds = session.Idle(), range(2 * session.IDLE_SESSIONS)
+    dtype, (small, large), code = np.dtype("f8"), (SMALL, LARGE), registry.entries("fused")
     for kind in kinds:
-        idle.leave((kind,), calls.NetworkCall(None, None, None, small, dtype, 64, optimizer=OPTIMIZER))
+        idle.leave((kind,), session.Session(code, small, dtype, 64, OPTIMIZER))
     found = [idle.take((kind,)) for kind in kinds]
-    assert [one is not None for one in found] == [False] * calls.IDLE_CALLS + [True] * calls.IDLE_CALLS
+    count = session.IDLE_SESSIONS
+    assert [one is not None for one in found] == [False] * count + [True] * count
     assert all(idle.take((kind,)) is None for kind in kinds)
-    call = calls.NetworkCall(None, None, None, large, dtype, 64, optimizer=OPTIMIZER)
-    assert found[-1].bytes < calls.IDLE_BYTES < call.bytes
-    idle.leave(("large",), call)
+    too_large = session.Session(code, large, dtype, 64, OPTIMIZER)
+    assert found[-1].bytes < session.IDLE_BYTES < too_large.bytes
+    idle.leave(("large",), too_large)
     assert idle.take(("large",)) is None
 
 

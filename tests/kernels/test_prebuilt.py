@@ -162,13 +162,14 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from fastmlp import Adam, Network
-from fastmlp.backend import registry
 from fastmlp.kernels.jit import engine, store
 from fastmlp.model.state import initial_state
+sys.path.insert(0, "tests")
+from support.updates import update
 store.CARRIED = Path(sys.argv[1])
 state = initial_state(np.linspace(-1, 1, 5 * 7 + 7 + 7 * 2 + 2, dtype=np.float32))
 state.gradients[:] = state.parameters[::-1]
-registry.get("fused").update(Network([5, 7, 2]), Adam(clip_norm=0.5), state, 0.01, 0.02)
+update("fused", Network([5, 7, 2]), Adam(clip_norm=0.5), state, (0.01, 0.02))
 print(json.dumps([state.parameters.tobytes().hex(), len(engine.compiled), "numba" in sys.modules]))
 """
 
@@ -457,6 +458,8 @@ from fastmlp.kernels.codegen.machine import level, target
 from fastmlp.kernels.jit import engine, store
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.state import initial_state
+sys.path.insert(0, "tests")
+from support.updates import update
 
 store.CARRIED, bits, rng = Path(sys.argv[1]), hashlib.sha256(), np.random.default_rng(0)
 network = Network([20, 33, 5], ["gelu"], "softmax", "cross_entropy", l2=1e-3)
@@ -466,7 +469,7 @@ for name in ("fused", "packed") if sys.argv[2] == "compute" else ():
     for optimizer in (SGD(momentum=0.9), Adam(clip_norm=0.5), RMSprop()):
         state = initial_state(rng.standard_normal(parameter_count(network), np.float32))
         state.gradients[:] = state.parameters[::-1]
-        backend.update(network, optimizer, state, 0.01, 0.02)
+        update(name, network, optimizer, state, (0.01, 0.02))
         backend.predict(network, state.parameters, X, out)
         bits.update(state.parameters.tobytes() + out.tobytes())
 print(json.dumps([level(), bits.hexdigest(), len(engine.compiled), target()[1:]]))

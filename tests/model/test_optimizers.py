@@ -5,10 +5,12 @@ import pytest
 from support import naive
 from support.problems import COMPILED_DTYPES, eps
 from support.selection import crossed, matrix
+from support.updates import update
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Network, RMSprop, ScheduleFreeAdamW, SparseAdam
 from fastmlp.backend import registry
+from fastmlp.model.backend import dry_run
 from fastmlp.model.layout import layer_views
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.model.state import initial_state
@@ -65,7 +67,6 @@ def test_updates_are_torchs(backend, name, dtype, clip_norm):
             SparseAdam(clip_norm=clip_norm)
         return
     optimizer = type(optimizer)(**{**vars(optimizer), "clip_norm": clip_norm})
-    update = registry.get(backend).update
     state = initial_state(np.linspace(-1, 1, 32).astype(dtype), optimizer.moment_rows)
     rates = np.empty(32)
     for w, b in layer_views(rates, NETWORK):
@@ -73,7 +74,7 @@ def test_updates_are_torchs(backend, name, dtype, clip_norm):
     p, oracle = state.parameters.astype(float), transcription()
     for step, gradient in enumerate(gradients(dtype)):
         state.gradients[...] = gradient
-        state = update(NETWORK, optimizer, state, RATE, BIAS_RATE)
+        state = update(backend, NETWORK, optimizer, state, (RATE, BIAS_RATE))
         assert state.step == step + 1
         wide = gradient.astype(float)
         if clip_norm is not None:
@@ -93,9 +94,12 @@ def test_a_schedule_and_a_bias_rate_reach_the_steps():
 
 
 def test_a_state_without_room_for_the_moments_is_refused():
-    state = initial_state(np.ones(2), 2)
+    network = Network([1, 1])
+    _, data, chunk = dry_run(network, Adam(), np.float64, [1])
     with pytest.raises(ValueError, match=r"moments must be .* of shape \(3, 2\), got"):
-        registry.get("fused").update(Network([1, 1]), Adam(amsgrad=True), state, 0.1, 0.1)
+        registry.get("fused").train_chunk(
+            network, Adam(amsgrad=True), initial_state(np.ones(2), 2), data, chunk, 0, 1, np.empty(1)
+        )
 
 
 class Lion(Adam):
@@ -103,12 +107,12 @@ class Lion(Adam):
 
 
 def test_a_subclass_does_not_train_as_its_parent():
-    network, state = fastmlp.Network([1, 1]), initial_state(np.ones(2))
+    network = fastmlp.Network([1, 1])
     for backend in registry.backends():
         with pytest.raises(
             TypeError, match=r"^optimizer must be .*, got Lion.* a subclass would train as Adam$"
         ):
-            registry.get(backend).update(network, Lion(), state, 0.1, 0.1)
+            update(backend, network, Lion(), initial_state(np.ones(2)), (0.1, 0.1))
     for solve in (fastmlp.MLPRegressor(solver=Lion()).fit, fastmlp.MLPRegressor(solver=Lion()).partial_fit):
         with pytest.raises(TypeError, match=r"^solver must be .*, got Lion"):
             solve(np.ones((3, 1)), np.ones(3))

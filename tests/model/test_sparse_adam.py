@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse
 from support.problems import COMPILED_DTYPES, eps
 from support.selection import crossed
+from support.updates import update
 
 import fastmlp
 from fastmlp import Network, SparseAdam
@@ -75,7 +76,7 @@ def test_an_update_gets_the_nonzero_columns(backend):
     X[0, 64] = X[2, 3] = -1e-300
     state = initial_state(np.ones(2 * 71 + 3))
     state.gradients[...] = 1
-    registry.get(backend).update(network, optimizer, state, RATE, RATE, find_nonzero_columns(X))
+    update(backend, network, optimizer, state, (RATE, RATE), find_nonzero_columns(X))
     views = [view for layer in layer_views(state.parameters, network) for view in layer]
     changed = [(view != 1).any(axis=-1) for view in views]
     assert np.flatnonzero(changed[0]).tolist() == [3, 64]

@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from fastmlp.kernels.runtime import adapter, calls, stepping, workspace
+from fastmlp.kernels.runtime import session, workspace
 from fastmlp.model.backend import Data
 from fastmlp.model.rows import ByteRows, SparseRows
 from fastmlp.model.state import TrainState
@@ -96,7 +96,7 @@ def guarded_workspace(side, network, sparse, rows, workers, dtype, *given):
 
 
 def guarded_lists(side, lists_for, *given):
-    """Return `calls.lists_for` with a wall of its own for every array."""
+    """Return `session.lists_for` with a wall of its own for every array."""
     found = lists_for(*given)
     return {k: guarded(v, side) if isinstance(v, np.ndarray) else v for k, v in found.items()}
 
@@ -109,14 +109,13 @@ _kept = []
 def guarded_workspaces(side):
     """Let every buffer of a workspace lie against walls of its own."""
     names = (
-        (calls, "workspace"), (calls.Idle, "take"), (adapter, "lists_for"), (stepping, "lists_for"),
-        (calls, "tables_for"),
+        (session, "workspace"), (session.Idle, "take"), (session, "lists_for"), (session, "tables_for"),
     )  # fmt: skip
     before = [getattr(*name) for name in names]
-    calls.workspace = functools.partial(guarded_workspace, side)
-    calls.Idle.take = lambda *_: None  # what is kept has no walls
-    adapter.lists_for = stepping.lists_for = functools.partial(guarded_lists, side, calls.lists_for)
-    calls.tables_for = functools.partial(guarded_lists, side, calls.tables_for)
+    session.workspace = functools.partial(guarded_workspace, side)
+    session.Idle.take = lambda *_: None  # what is kept has no walls
+    session.lists_for = functools.partial(guarded_lists, side, session.lists_for)
+    session.tables_for = functools.partial(guarded_lists, side, session.tables_for)
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ from support.processes import importing, python
 from support.selection import campaign, matrix
 
 import fastmlp
-from fastmlp.kernels.runtime.calls import Idle
+from fastmlp.kernels.runtime.session import Idle
 from fastmlp.kernels.runtime.workspace import SCRATCH_BYTES
 from fastmlp.kernels.tuning import BLOCK_ROWS
 from fastmlp.model.layout import parameter_count

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.engine import Entry, entry_of, lock, undisturbed
-from fastmlp.kernels.variant import SpecializedProgram
+from fastmlp.kernels.variant import SpecializedProgram, Variant
 from fastmlp.system.compiling import compiling
 
 ENTRY_POINTS = (
@@ -55,12 +55,12 @@ def _in_sizes(program: Program) -> str:
 class Entries:
     """A variant's entry points.
 
-    home : as for `name_of`
+    variant : perhaps without slots; home : as for `name_of`
     load() returns the variant's program, an `fastmlp.kernels.jit.bind.Program`, and loads the compiler
     """
 
-    def __init__(self, name: str, home: str, load: Callable[[], Any]) -> None:
-        self._name, self._home, self._load = name, home, load
+    def __init__(self, variant: Variant, home: str, load: Callable[[], Any]) -> None:
+        self.variant, self._home, self._load = variant, home, load
         self._entries: dict[tuple[Program, str], Entry] = {}
         """The entry points, the last made at the end."""
         self._missing: dict[tuple[Program, str], float] = {}
@@ -78,7 +78,7 @@ class Entries:
                     del self._entries[of_networks[0]]
             if program == ENTRY_POINTS[0]:
                 # Its compilation has been announced, here or in another process; others take a second.
-                announced_programs.add(_in_words(self._name, dtype))
+                announced_programs.add(_in_words(self.variant.name, dtype))
         return found
 
     def has(self, program: Program, dtype: str) -> bool:
@@ -103,7 +103,7 @@ class Entries:
             with undisturbed():
                 source = self._load().source(program)
             began = time.thread_time()  # on a busy machine the wall time may be ten times as long
-            with announced(name, self._name, dtype, network):
+            with announced(name, self.variant.name, dtype, network):
                 code: store.MachineCode = source.compiled(dtype)
             if network:
                 _measured[:] = [time.thread_time() - began]

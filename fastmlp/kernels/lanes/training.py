@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS, chances
 from fastmlp.kernels.program.records import BLANK, WORDS, Call, address_of
-from fastmlp.kernels.runtime.calls import NAMES
-from fastmlp.kernels.runtime.described import check_array, rules_of, shape_of
+from fastmlp.kernels.runtime.described import NAMES, check_array, rules_of, shape_of
 from fastmlp.kernels.small.layouts import (
     CLIP_NORM,
     KEY,

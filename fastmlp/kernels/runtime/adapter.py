@@ -1,9 +1,8 @@
-"""A variant as a `Backend`: checks arguments, and runs machine code on calls."""
+"""A variant as a `Backend`: checks arguments, and runs machine code in sessions."""
 
 from __future__ import annotations
 
 import ctypes
-import functools
 import importlib
 import os
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from fastmlp.kernels.jit.engine import take_constants
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import UNSUMMED, WORDS, address_of
-from fastmlp.kernels.runtime.calls import Idle, NetworkCall, lists_for, predict_call, words_of_inputs
 from fastmlp.kernels.runtime.described import (
     check_array,
     check_chunk,
@@ -26,9 +24,10 @@ from fastmlp.kernels.runtime.described import (
     resting_shape_of,
     shape_of,
 )
+from fastmlp.kernels.runtime.session import Idle, Session, prediction, words_of_inputs
 from fastmlp.kernels.runtime.workspace import Products
 from fastmlp.kernels.tuning import VALUES, value
-from fastmlp.kernels.variant import Variant, Work
+from fastmlp.kernels.variant import Work
 from fastmlp.model.backend import Backend, Chunk, Data, Shared, evaluated
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -42,28 +41,26 @@ EVALUATED_ROWS = 256
 """Rows of a part in `evaluate`: buffers do not grow with the data."""
 
 
-def compiled_backend(variant: Variant, entries: Entries) -> Backend:
+def compiled_backend(code: Entries) -> Backend:
     """Return a variant as a backend. Code is compiled, or loaded, at a function's first call."""
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         raise RuntimeError(
             "NUMBA_DISABLE_JIT is set, and the compiled backends need the compiler; "
             "unset it, or choose backend='reference'"
         )
-    for module in variant.libraries:
+    for module in code.variant.libraries:
         importlib.import_module(module)
     take_constants()  # first, because `thread_us` decides the number of threads of the first step
-    made = CompiledBackend(variant, entries)
-    return Backend(
-        variant.name, made.predict, made.evaluate, made.gradient, made.update, made.train_chunk, made.bind
-    )
+    made = CompiledBackend(code)
+    return Backend(code.variant.name, made.predict, made.evaluate, made.gradient, made.train_chunk, made.bind)
 
 
 class CompiledBackend:
     """The functions of a variant, as in `Backend`."""
 
-    def __init__(self, variant: Variant, entries: Entries) -> None:
-        self._variant, self._entries = variant, entries
-        self._chunk_calls, self._predict_calls = Idle(), Idle()
+    def __init__(self, code: Entries) -> None:
+        self._code = code
+        self._idle, self._idle_predictions = Idle(), Idle()
 
     def predict(self, network: Network, parameters: Array, inputs: Inputs, out: Array) -> None:
         """Write the network's output for inputs (rows, n_in) to out (rows, n_out)."""
@@ -72,33 +69,34 @@ class CompiledBackend:
         check_inputs(inputs, rows, network.n_in, dtype)
         check_array("out", out, (rows, network.n_out), dtype)
         kind = id(network), dtype, sparse
-        call = self._predict_calls.take(kind)
-        # A call for fewer rows than these has too small a buffer, and would take them in needlessly short
+        session = self._idle_predictions.take(kind)
+        # A session for fewer rows than these has too small a buffer, and would take them in needlessly short
         # batches.
-        if call is None or (call.rows < rows and call.rows < value("predicted_rows")):
-            call = predict_call(self._entries, self._variant.buffers, network, dtype, rows, sparse)
-        # The addresses alone: an idle call keeps nothing of a model alive.
-        words = call.words
+        if session is None or (session.rows < rows and session.rows < value("predicted_rows")):
+            session = prediction(self._code, network, dtype, inputs)
+        # The addresses alone: an idle session keeps nothing of a model alive.
+        words = session.words
         words[PARAMETERS], words[OUT] = address_of(parameters), address_of(out)
         if sparse:
-            call.show(words_of_inputs(inputs))
+            session.show(words_of_inputs(inputs))
         else:
             words[INPUTS], words[SAMPLES] = address_of(inputs), rows
-        call.entry(call.address)
-        self._predict_calls.leave(kind, call)
+        session.entry("predict")(session.address)
+        self._idle_predictions.leave(kind, session)
 
     def evaluate(self, network: Network, parameters: Array, data: Data) -> Any:
         """Return the loss over all rows of data, with heads an array."""
-        call, losses = self._call_on_all_rows("evaluate", network, parameters, data)
-        call.run()
+        session, losses = self._on_all_rows(network, parameters, data)
+        session.run("evaluate")
         return evaluated(network, losses[1:, 0] if network.heads else losses[:, 0])
 
     def gradient(
         self, network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array
     ) -> float:
         """Write the gradient over all rows of data to gradients (P,); return the objective."""
-        call, losses = self._call_on_all_rows("gradient", network, parameters, data, gradients, key, step)
-        call.run()
+        session, losses = self._on_all_rows(network, parameters, data, gradients)
+        session.show({"step": step, "key": key})
+        session.run("gradient")
         return losses.item(0)
 
     def bind(
@@ -114,80 +112,62 @@ class CompiledBackend:
         """Return an entry point for these arrays, which returns the objective.
 
         products : (n_in, n_out) of the entry point's products, besides those of the network
-        given : more arrays and numbers of the call; the entry point takes some by name at each run
+        given : more arrays and numbers of the record; the entry point takes some by name at each run
         """
-        call, losses = self._call_on_all_rows(
-            template, network, parameters, data, gradients, products=products
-        )
-        call.set(given)
-        return functools.partial(_objective_of, call, losses[0])
+        session, losses = self._on_all_rows(network, parameters, data, gradients, products)
+        session.set(given)
+        entry, (loss, *_) = session.entry(template), losses
 
-    def _call_on_all_rows(
+        def objective(**given: Any) -> float:
+            if given:
+                session.set(given)
+            entry(session.address)
+            return float(loss.item())
+
+        return objective
+
+    def _on_all_rows(
         self,
-        template: str,
         network: Network,
         parameters: Array,
         data: Data,
         gradients: Array | None = None,
-        key: int = 0,
-        step: int = 0,
         products: Products = (),
-    ) -> tuple[NetworkCall, NDArray[np.float64]]:
-        """Return the call of an entry point on all rows, and where it writes the losses (1 + heads, 1).
+    ) -> tuple[Session, NDArray[np.float64]]:
+        """Return a session on all rows, and where an entry point writes the losses (1 + heads, 1).
 
-        gradients : as of `gradient`, None without one; products : as of `bind`
+        gradients : as of `gradient`, None at rest; products : as of `bind`
         """
         check_parameters(shape_of(network), parameters)
         check_data(shape_of(network), data, parameters.dtype)
         inputs, targets, weights = data
-        rows, losses, given = len(inputs), np.empty((1 + len(network.heads), 1)), dict[str, Any]()
-        most = min(EVALUATED_ROWS, rows)
-        if gradients is not None:
-            check_array("gradients", gradients, parameters.shape, parameters.dtype)
-            most = rows  # a gradient is of one batch, whose numbers must all stay for the way back
-            given = {
-                "gradients": gradients, "rates": np.zeros((1, 2)), "starts": np.zeros(1, np.int64),
-                "stops": np.full(1, rows), "step": step, "key": key,
-            }  # fmt: skip
-            if isinstance(inputs, SparseRows):
-                given |= lists_for(inputs, inputs.most(rows), rows, 1)
-        call = NetworkCall(
-            self._entries, self._variant.buffers, template, network, parameters.dtype, most,
-            sparse=isinstance(inputs, SparseRows), products=products,
+        rows, sparse, losses = (
+            len(inputs),
+            isinstance(inputs, SparseRows),
+            np.empty((1 + len(network.heads), 1)),
+        )
+        # A gradient is of one batch, whose numbers must all stay for the way back.
+        most = min(EVALUATED_ROWS, rows) if gradients is None else rows
+        session = Session(
+            self._code, network, parameters.dtype, most, at_rest=gradients is None, sparse=sparse,
+            products=products,
         )  # fmt: skip
         totals = weights.sum(dtype=np.float64, keepdims=True)
         head_totals = network.head_totals(targets, weights)[:, None].copy() if network.heads else losses[1:]
-        call.set({
+        session.set({
             **words_of_inputs(inputs), "parameters": parameters, "targets": targets, "weights": weights,
             "totals": totals, "losses": losses, "head_totals": head_totals, "head_losses": losses[1:],
-            "steps": 1, **given,
+            "steps": 1,
         })  # fmt: skip
-        return call, losses
-
-    def update(
-        self,
-        network: Network,
-        optimizer: Optimizer,
-        state: TrainState,
-        rate: float,
-        bias_rate: float,
-        nonzero_columns: NDArray[np.bool_] | None = None,
-    ) -> TrainState:
-        """Apply the gradient of a state; return the state after the step."""
-        check_state(shape_of(network), state, optimizer.moment_rows)
-        dtype = state.parameters.dtype
-        buffers = self._variant.buffers
-        call = NetworkCall(self._entries, buffers, "update", network, dtype, None, optimizer=optimizer)
-        rates = np.array([[rate, bias_rate]])
-        call.set({
-            "parameters": state.parameters, "gradients": state.gradients, "moments": state.moments,
-            "step": state.step, "steps": 1, "rates": rates,
-        })  # fmt: skip
-        if nonzero_columns is not None:
-            check_array("nonzero_columns", nonzero_columns, (network.sparse_in,), np.bool_)
-            call.set({"nonzero_columns": nonzero_columns})
-        call.run()
-        return state.at(state.step + 1)
+        if gradients is not None:
+            check_array("gradients", gradients, parameters.shape, parameters.dtype)
+            session.set({
+                "gradients": gradients, "rates": np.zeros((1, 2)), "starts": np.zeros(1, np.int64),
+                "stops": np.full(1, rows),
+            })  # fmt: skip
+            if isinstance(inputs, SparseRows):
+                session.make_lists(inputs, inputs.most(rows), rows)
+        return session, losses
 
     def train_chunk(
         self,
@@ -218,7 +198,7 @@ class CompiledBackend:
             id(network), id(optimizer), dtype, chunk.most_rows, chunk.microbatch, threads,
             -1 if shared is None else shared.rows, type(inputs), numbers, VALUES.tobytes(),
         )  # fmt: skip
-        known = self._chunk_calls.take(kind)
+        known = self._idle.take(kind)
         if known is not None and known.cores is not None and known.cores != available_cores():
             known = None  # other trainings take cores now, or no more
         # A chunk that comes again is read-only, and was checked when it came first.
@@ -226,30 +206,30 @@ class CompiledBackend:
             check_chunk(chunk, 1 if shared is None else 0, network.needs_batches)
             if network.needs_batches:
                 network.check_rows(chunk.stops - chunk.starts if shared is None else shared.batch_rows)
-        call = known or self._made_for(network, optimizer, data, chunk, threads, shared)
-        if chunk is not call.chunk:
-            call.show_chunk(chunk)
+        session = known or self._session_of(network, optimizer, data, chunk, threads, shared)
+        if chunk is not session.chunk:
+            session.show_chunk(chunk)
         given = {
             **words_of_inputs(inputs), "parameters": state.parameters, "gradients": state.gradients,
             "moments": state.moments, "step": state.step, "key": key, "losses": sums, "targets": targets,
             "weights": weights, "leads": 1,
         }  # fmt: skip
         if isinstance(inputs, SparseRows):
-            given |= lists_for(inputs, inputs.most(chunk.most_rows), chunk.most_rows, call.workers)
+            session.make_lists(inputs, inputs.most(chunk.most_rows), chunk.most_rows)
         if network.heads:
             given |= {"head_totals": chunk.head_totals, "head_losses": losses[1:]}
         summing = None
         if shared is not None:
-            summing = Summing(shared, state.gradients, call.barrier)
+            summing = Summing(shared, state.gradients, session.barrier)
             given |= summing.words_of(chunk)
-        call.show(given)
-        threads = call.run()
+        session.show(given)
+        threads = session.run("train_chunk")
         if summing is not None:
             summing.check()
-        self._chunk_calls.leave(kind, call)
+        self._idle.leave(kind, session)
         return state.at(state.step + len(sums), threads)
 
-    def _made_for(
+    def _session_of(
         self,
         network: Network,
         optimizer: Optimizer,
@@ -257,10 +237,10 @@ class CompiledBackend:
         chunk: Chunk,
         threads: int | None,
         shared: Shared | None,
-    ) -> NetworkCall:
-        """Return a new call for chunks of a kind."""
-        variant, inputs, sparse = self._variant, data.inputs, isinstance(data.inputs, SparseRows)
-        rows, dtype, program, workers, cores = chunk.most_rows, data.targets.dtype, None, 1, None
+    ) -> Session:
+        """Return a new session for chunks of a kind."""
+        variant, inputs, program, workers, cores = self._code.variant, data.inputs, None, 1, None
+        rows, dtype = chunk.most_rows, data.targets.dtype
         whole = shared is None and not chunk.microbatch  # a step of this process alone, of all of its rows
         if variant.specialize is not None and whole and isinstance(inputs, np.ndarray):
             program = variant.specialize(network, optimizer, rows, dtype)
@@ -271,18 +251,10 @@ class CompiledBackend:
             if isinstance(inputs, SparseRows):
                 work = work.with_inputs(inputs.numbers_of_row)
             workers, cores = variant.workers(work), work.threads if threads is None else None
-        return NetworkCall(
-            self._entries, variant.buffers, program or "train_chunk", network, dtype, rows, workers,
-            optimizer=optimizer, sparse=sparse, microbatch=chunk.microbatch, cores=cores,
+        return Session(
+            self._code, network, dtype, rows, optimizer, workers=workers, program=program,
+            sparse=isinstance(inputs, SparseRows), microbatch=chunk.microbatch, cores=cores,
         )  # fmt: skip
-
-
-def _objective_of(call: NetworkCall, loss: NDArray[np.float64], **given: Any) -> float:
-    """Run the entry point of a call; return the objective that it writes (1,)."""
-    if given:
-        call.set(given)
-    call.entry(call.address)
-    return loss.item()
 
 
 SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)

@@ -41,6 +41,9 @@ from fastmlp.model.optimizers import Muon, Optimizer, check_optimizer
 from fastmlp.model.rows import ByteRows, Inputs
 from fastmlp.model.state import FLOATS, Array, TrainState
 
+NAMES = {dtype: dtype.name for dtype in FLOATS}
+"""The names of dtypes: NumPy builds the text again at every `dtype.name`."""
+
 COPIED = (
     *("n_in", "n_out", "weights", "biases", "trained", "end", "units", "saved", "saved_units", "is_block"),
     *("gates", "gated", "trains_bias", "dropout", "l1", "l2", "column", "sparse_in", "columns", "by_column"),

@@ -11,9 +11,8 @@ from fastmlp.kernels.codes import ACTIVATION_CODES
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.pass_templates import COLUMN_BYTES
 from fastmlp.kernels.program.records import WORDS
-from fastmlp.kernels.runtime.calls import NAMES, NetworkCall
 from fastmlp.kernels.runtime.described import resting_shape_of
-from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.runtime.session import Session
 from fastmlp.model.activations import Activation
 from fastmlp.model.network import Network
 from fastmlp.model.state import Array
@@ -37,20 +36,18 @@ def column_rows(dtype: np.dtype[Any]) -> int:
 
 
 class RowPasses:
-    """The passes of a variant through a network at rest, where nothing is dropped.
+    """The passes of a backend through a network at rest, where nothing is dropped.
 
     network : without blocks of inputs; rows : of a call, at most
     """
 
-    def __init__(
-        self, variant: Variant, entries: Entries, network: Network, parameters: Array, rows: int
-    ) -> None:
+    def __init__(self, code: Entries, network: Network, parameters: Array, rows: int) -> None:
         dtype = parameters.dtype
         self.network, self.parameters, self.rows = network, parameters, block_rows(network, dtype, rows)
-        self._entries, self._operations = entries, resting_shape_of(network).records["operations"].copy()
+        self._operations = resting_shape_of(network).records["operations"].copy()
         self.outputs = np.empty((self.rows, network.n_out), dtype)
-        self._call = NetworkCall(entries, variant.buffers, None, network, dtype, self.rows)
-        self._call.set({
+        self._session = Session(code, network, dtype, self.rows)
+        self._session.set({
             "operations": self._operations, "parameters": parameters, "gradients": np.empty_like(parameters),
             "out": self.outputs, "by_outputs": self.outputs, "by_inputs": self.outputs, "by_inputs_rows": 0,
         })  # fmt: skip
@@ -63,38 +60,37 @@ class RowPasses:
     def forget(self) -> None:
         """Let go of the arrays of a call: rows, targets, and what was written."""
         arrays = ("inputs", "targets", "weights", "losses", "by_outputs", "by_inputs", "tangents")
-        self._call.set(dict.fromkeys(arrays, self.outputs) | {"out": self.outputs})
+        self._session.set(dict.fromkeys(arrays, self.outputs) | {"out": self.outputs})
 
     def forward(self, inputs: Array) -> Array:
         """Return the outputs (rows, n_out) of rows (rows, n_in), until the next call."""
         rows = len(inputs)
-        self._call.set({"inputs": inputs, "samples": rows, "by_inputs_rows": 0})
-        self._pass("forward")
+        self._run("forward", inputs=inputs, samples=rows, by_inputs_rows=0)
         return self.outputs[:rows]
 
     def squared_norms(self, inputs: Array, targets: Array) -> Array:
         """Return the squared norms (rows,) of the gradients of each row's own loss, of a chain."""
         rows = len(inputs)
         weights, found = np.ones(rows, inputs.dtype), np.empty(rows)
-        given = {"inputs": inputs, "targets": targets, "weights": weights, "losses": found}
-        self._call.set(given | {"samples": rows, "steps": rows})
-        self._pass("loss_backward")
+        rows_of_data = {"inputs": inputs, "targets": targets, "weights": weights, "samples": rows}
+        self._run("loss_backward", **rows_of_data, losses=found, steps=rows)
         return found
 
-    def _pass(self, template: str) -> None:
-        self._entries.get(template, NAMES[self.parameters.dtype])(self._call.address)
+    def _run(self, template: str, **given: Any) -> None:
+        self._session.set(given)
+        self._session.entry(template)(self._session.address)
 
     def back(self, by_outputs: Array, by_inputs: Array | None = None) -> None:
         """Take cotangents of the outputs (directions, rows, n_out) back, direction after direction.
 
         by_inputs : (directions, rows, n_in), overwritten with the inputs' cotangents; None for no output
         """
-        call, words, directions = self._call, self._call.words, len(by_outputs)
-        call.set({"by_outputs": by_outputs, "by_inputs_rows": 0})
+        session, words = self._session, self._session.words
+        session.set({"by_outputs": by_outputs, "by_inputs_rows": 0})
         if by_inputs is not None:
-            call.set({"by_inputs": by_inputs, "by_inputs_rows": by_inputs.shape[1]})
-        for _ in range(directions):
-            self._pass("input_backward")
+            session.set({"by_inputs": by_inputs, "by_inputs_rows": by_inputs.shape[1]})
+        for _ in range(len(by_outputs)):
+            self._run("input_backward")
             words[BY_OUTPUTS] += by_outputs.strides[0]
             words[BY_INPUTS] += 0 if by_inputs is None else by_inputs.strides[0]
 
@@ -103,11 +99,14 @@ class RowPasses:
 
         It takes `column_rows` rows at least, `jvp` and `hessian` twice as many.
         """
-        self._columns("jacobian", inputs, by_inputs=out, by_inputs_rows=len(inputs) * self.network.n_out)
+        rows = len(inputs)
+        self._run(
+            "jacobian", inputs=inputs, samples=rows, by_inputs=out, by_inputs_rows=rows * self.network.n_out
+        )
 
     def jvp(self, inputs: Array, tangents: Array, out: Array) -> None:
         """Write the Jacobians of such rows times tangents (rows, n_in) to out (rows, n_out)."""
-        self._columns("jvp", inputs, tangents=tangents, out=out)
+        self._run("jvp", inputs=inputs, samples=len(inputs), tangents=tangents, out=out)
 
     def hessian(
         self, inputs: Array, by_outputs: Array, tangents: Array, slopes: Sequence[Activation], out: Array
@@ -120,8 +119,4 @@ class RowPasses:
         self._operations["curvature"] = [*map(ACTIVATION_CODES.code, slopes)]
         count = out.size // self.network.n_in
         given = {"by_outputs": by_outputs, "tangents": tangents, "by_inputs": out, "by_inputs_rows": count}
-        self._columns("hessian", inputs, **given)
-
-    def _columns(self, template: str, inputs: Array, **given: Any) -> None:
-        self._call.set({"inputs": inputs, "samples": len(inputs), **given})
-        self._pass(template)
+        self._run("hessian", inputs=inputs, samples=len(inputs), **given)

@@ -1,4 +1,4 @@
-"""The calls of machine code: call records of a network with all buffers, and predictions by them."""
+"""Sessions of machine code: a network's buffers and call record; and predictions of many models."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.kernels.jit.engine import each, table_of
+from fastmlp.kernels.jit.engine import Entry, each, table_of
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import APART, BARRIER, BLANK, WORDS, Call, address_of
 from fastmlp.kernels.program.workers import run
 from fastmlp.kernels.runtime.described import (
+    NAMES,
     check_array,
     check_inputs,
     check_parameters,
@@ -29,31 +30,31 @@ from fastmlp.model.layout import ALIGNMENT, aligned, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.rows import ByteRows, Inputs, SparseRows
-from fastmlp.model.state import FLOATS
-
-NAMES = {dtype: dtype.name for dtype in FLOATS}
-"""The names of dtypes: NumPy builds the text again at every `dtype.name`."""
 
 MOST_TERMS = 2**31
 """A batch must have fewer non-zeros, which are counted in 32 bits."""
 
-IDLE_CALLS, IDLE_BYTES = 8, 4 << 20
-"""The most idle calls of chunks, and of predictions, in a backend; the most bytes of a call."""
+IDLE_SESSIONS, IDLE_BYTES = 8, 4 << 20
+"""The most idle sessions of chunks, and of predictions, in a backend; the most bytes of a session."""
 
 NO_BARRIER = np.zeros(0, np.int64)
 """The barrier of a prediction, which has a single worker."""
 
 Kind = tuple[Any, ...]
-"""All properties of a call, with the ids of descriptions held by the call."""
+"""All properties of a session, with the ids of descriptions held by the session."""
 
 
-class NetworkCall(Call):
-    """A network's call of an entry point, with its buffers. Arrays of rows and of state are set later.
+class Session(Call):
+    """A network with all buffers, in one record on which any entry point of a backend runs.
 
-    entries, buffers : of the backend, see `fastmlp.kernels.variant.Variant`
-    template : of the entry point, or the specialized program; None until `entry` is set
-    rows : of a batch, with room in the buffers; None of a call on no rows
+    Arrays of rows and of state are set later.
+
+    code : the backend's entry points
+    rows : of a batch, with room in the buffers; None for entry points that read no rows
     optimizer : of the steps; None of a gradient, without steps
+    at_rest : for predictions and losses, without dropout and with a batch norm's running state
+    predicts : at rest, and without room for losses
+    program : of this network alone, in the place of "train_chunk"
     sparse : for sparse inputs; microbatch : as of `Chunk`
     products : (n_in, n_out) of the entry point's products, besides those of the network
     cores : of the process, where the number of workers follows them; else None
@@ -64,36 +65,37 @@ class NetworkCall(Call):
 
     def __init__(
         self,
-        entries: Entries,
-        buffers: Buffers | None,
-        template: str | SpecializedProgram | None,
+        code: Entries,
         network: Network,
         dtype: np.dtype[Any],
         rows: int | None,
-        workers: int = 1,
-        *,
         optimizer: Optimizer | None = None,
+        *,
+        workers: int = 1,
+        at_rest: bool = False,
+        predicts: bool = False,
+        program: SpecializedProgram | None = None,
         sparse: bool = False,
         microbatch: int = 0,
         products: Products = (),
         cores: int | None = None,
     ) -> None:
-        self.entry: Any = entries.get(template, NAMES[dtype]) if template else None
+        self._code, self._program, self._dtype = code, program, NAMES[dtype]
+        self._entries: dict[str, Entry] = {}
         # The descriptions are held, so that their ids are no others'.
         self.network, self.optimizer = network, optimizer
         self.rows, self.workers, self.cores = rows or 0, workers, cores
-        predicting = template == "predict"
-        resting = predicting or template == "evaluate"
         self.chunk: Chunk | None = None
         self.barrier = NO_BARRIER
         self.kind: Kind = ()
-        shape = resting_shape_of(network) if resting else shape_of(network)
+        shape = resting_shape_of(network) if at_rest else shape_of(network)
         known, rules, given = BLANK, None, dict[str, Any](shape.words)
+        buffers = code.variant.buffers
         if rows is not None:
-            private = template.private if isinstance(template, SpecializedProgram) else 0
-            found = workspace(network, sparse, rows, workers, dtype, private, predicting, buffers, products)
+            private = program.private if program else 0
+            found = workspace(network, sparse, rows, workers, dtype, private, predicts, buffers, products)
             given["memory"], given["sums"], known = found
-        if not resting:
+        if not at_rest:
             self.barrier = given["barrier"] = np.zeros(BARRIER, np.int64)
             rules = rules_of(optimizer, network) if optimizer else no_rules(len(network.operations))
             moment_rows = optimizer.moment_rows if optimizer else 0
@@ -109,47 +111,70 @@ class NetworkCall(Call):
             if optimizer.rule.sparse_updates and network.takes_sparse:
                 # The gradient of all microbatches is applied at once, to the columns of all their rows.
                 given["nonzero_columns"] = np.empty(network.sparse_in, np.bool_)
-        self.bytes = sum(one.nbytes for one in given.values() if isinstance(one, np.ndarray))
+        self.bytes = _bytes_of(given)
         super().__init__(known, given, shape, rules)
 
+    def entry(self, template: str) -> Entry:
+        """Return an entry point of the backend, for the record's address."""
+        found = self._entries.get(template)
+        if found is None:
+            own = self._program if template == "train_chunk" else None
+            found = self._entries[template] = self._code.get(own or template, self._dtype)
+        return found
+
+    def run(self, template: str, workers: int = 0) -> int:
+        """Run an entry point by some workers, by default the session's; return their number."""
+        work = functools.partial(self.entry(template), self.address)
+        return run(work, workers or self.workers, self.barrier)
+
     def show_chunk(self, chunk: Chunk) -> None:
-        """Have the call take a chunk's steps."""
+        """Have the session take a chunk's steps."""
         arrays = chunk[:5]
         self.show(dict(zip(("order", "starts", "stops", "totals", "rates"), arrays, strict=True)))
         self.chunk = None if any(array.flags.writeable for array in arrays) else chunk
 
-    def run(self, workers: int = 0) -> int:
-        """Run the entry point by some workers, by default the call's; return their number."""
-        return run(functools.partial(self.entry, self.address), workers or self.workers, self.barrier)
+    def make_lists(self, inputs: SparseRows, terms: int, rows: int, room: int = 0) -> None:
+        """Have room for the column lists of `rows` sparse rows with up to `terms` non-zeros.
+
+        room : non-zeros to make room for, if the lists grow; by default `terms`
+        """
+        if terms > self.words[TERMS]:
+            given = lists_for(inputs, max(terms, room), rows, self.workers)
+            self.set(given)
+            self.bytes += _bytes_of(given)
+
+
+def _bytes_of(given: dict[str, Any]) -> int:
+    return sum(one.nbytes for one in given.values() if isinstance(one, np.ndarray))
 
 
 class Idle:
-    """Unused calls of a backend, for the next chunk or prediction.
+    """Unused sessions of a backend, for the next chunk or prediction.
 
-    To choose, lay out and allocate a call's buffers takes ten times as long as a step of a small network.
-    Two threads never have the same call: a call of `take` is the caller's until `leave`.
+    To choose, lay out and allocate a session's buffers takes ten times as long as a step of a small network.
+    Two threads never have the same session: a session of `take` is the caller's until `leave`.
     """
 
     def __init__(self) -> None:
-        self._calls: list[NetworkCall] = []
+        self._sessions: list[Session] = []
 
-    def take(self, kind: Kind) -> NetworkCall | None:
-        """Return the last call left of a kind, or None."""
-        for call in reversed(self._calls):
-            if call.kind == kind:
+    def take(self, kind: Kind) -> Session | None:
+        """Return the last session left of a kind, or None."""
+        for session in reversed(self._sessions):
+            if session.kind == kind:
                 try:
-                    self._calls.remove(call)
+                    self._sessions.remove(session)
                 except ValueError:  # another thread has taken it
                     continue
-                return call
+                return session
         return None
 
-    def leave(self, kind: Kind, call: NetworkCall) -> None:
-        """Leave a call for reuse; not after an error, when workers may have abandoned the call."""
-        if call.bytes <= IDLE_BYTES:
-            call.kind = kind
-            self._calls.append(call)
-            del self._calls[:-IDLE_CALLS]
+    def leave(self, kind: Kind, session: Session) -> None:
+        """Leave a session for reuse; not after an error, when workers may have abandoned the session."""
+        if session.bytes <= IDLE_BYTES:
+            session.kind = kind
+            self._sessions.append(session)
+            del self._sessions[:-IDLE_SESSIONS]
 
 
 def words_of_inputs(inputs: Inputs | ByteRows) -> dict[str, Any]:
@@ -208,52 +233,43 @@ def matrices_for(
 
 # --- predictions of one model, and of many at once ----------------------------------------------------
 
-PARAMETERS, OUT, MEMORY = (WORDS[name] for name in ("parameters", "out", "memory"))
+PARAMETERS, OUT, MEMORY, TERMS = (WORDS[name] for name in ("parameters", "out", "memory", "terms"))
 
 
-def predict_call(
-    entries: Entries, buffers: Buffers | None, network: Network, dtype: Any, rows: int, sparse: bool
-) -> NetworkCall:
-    """Return a call for predictions of so many rows, in batches.
-
-    buffers : see `fastmlp.kernels.variant.Variant`; sparse : for sparse inputs
-    """
-    rows = min(rows, value("predicted_rows"))
-    return NetworkCall(entries, buffers, "predict", network, dtype, rows, sparse=sparse)
+def prediction(code: Entries, network: Network, dtype: Any, inputs: Inputs) -> Session:
+    """Return a session for predictions of inputs, in batches."""
+    rows, sparse = min(len(inputs), value("predicted_rows")), isinstance(inputs, SparseRows)
+    return Session(code, network, dtype, rows, at_rest=True, predicts=True, sparse=sparse)
 
 
-def predict_all(
-    entries: Entries, buffers: Buffers | None, predictions: Sequence[PredictArguments], threads: int
-) -> None:
+def predict_all(code: Entries, predictions: Sequence[PredictArguments], threads: int) -> None:
     """Write the outputs of all models of a backend, with the bits of `predict`.
 
     The calls of a thread share memory; calls of a kind share all words but parameters and outputs.
-    buffers : see `fastmlp.kernels.variant.Variant`
     """
-    kinds: dict[Any, NetworkCall] = {}
-    calls, given, written = list[NetworkCall](), [], []
+    kinds: dict[Any, Session] = {}
+    sessions, given, written = list[Session](), [], []
     for network, parameters, inputs, out in predictions:
         dtype, rows = parameters.dtype, len(inputs)
         key = id(network), dtype, id(inputs)
-        call = kinds.get(key)
-        if call is None:
+        session = kinds.get(key)
+        if session is None:
             check_inputs(inputs, rows, network.n_in, dtype)
-            call = predict_call(entries, buffers, network, dtype, rows, isinstance(inputs, SparseRows))
-            call.set(words_of_inputs(inputs))
-            kinds[key] = call
+            session = kinds[key] = prediction(code, network, dtype, inputs)
+            session.set(words_of_inputs(inputs))
         check_parameters(resting_shape_of(network), parameters)
         check_array("out", out, (rows, network.n_out), dtype)
-        calls.append(call)
+        sessions.append(session)
         given.append(address_of(parameters))
         written.append(address_of(out))
-    records = np.array([np.frombuffer(call.words, np.int64) for call in calls])
-    most = max(-(-call.bytes // ALIGNMENT) * ALIGNMENT for call in kinds.values())
+    records = np.array([np.frombuffer(session.words, np.int64) for session in sessions])
+    most = max(-(-session.bytes // ALIGNMENT) * ALIGNMENT for session in kinds.values())
     # A buffer a thread is enough: each model's outputs are written before the next model begins.
     memory = aligned(threads * most, np.uint8)
     records[:, PARAMETERS], records[:, OUT] = given, written
-    records[:, MEMORY] = address_of(memory) + np.arange(len(calls)) % threads * most
-    addresses = address_of(records) + np.arange(len(calls)) * records.strides[0]
-    table = table_of([call.entry.address for call in calls], addresses)
+    records[:, MEMORY] = address_of(memory) + np.arange(len(sessions)) % threads * most
+    addresses = address_of(records) + np.arange(len(sessions)) * records.strides[0]
+    table = table_of([session.entry("predict").address for session in sessions], addresses)
     entry, at = each(), address_of(table)
 
     def work(worker: int, workers: int) -> None:
