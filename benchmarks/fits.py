@@ -340,7 +340,7 @@ for _sizes, _rows, _optimizer in (
     )  # fmt: skip
     def mixed(options, sizes, rows, optimizer):
         """Return steps in float32, and in bfloat16 by each instruction that the processor has."""
-        names = ["fused", "packed", *(name for name, why_not in WHY_NOT.items() if why_not() is None)]
+        names = ["fused", *(name for name, why_not in WHY_NOT.items() if why_not() is None)]
         return {name: steps_of(registry.get(name), sizes, rows, optimizer) for name in names}
 
 

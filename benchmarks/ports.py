@@ -192,11 +192,11 @@ PRODUCTS = "affine", "weight_gradient", "input_gradient"
 
 
 def of_product(slot: str, rows: int, n_in: int, n_out: int) -> Work:
-    """Return a layer's product as `packed` takes it."""
+    """Return a layer's product as `fused` takes it."""
     from fastmlp.kernels.runtime.workspace import scratch_length
     from fastmlp.lab.slot_times import kernel_of
 
-    kernel = kernel_of("packed", f"{slot}_rows")
+    kernel = kernel_of("fused", f"{slot}_rows")
     x, w, delta = numbers(rows * n_in), numbers(n_in * n_out), numbers(rows * n_out)
     x, w, delta = x.reshape(rows, n_in), w.reshape(n_in, n_out), delta.reshape(rows, n_out)
     scratch = aligned(scratch_length(max(n_in, n_out), rows, 4), np.float32)

@@ -1,9 +1,9 @@
 """Machine code of an installation or a wheel, compiled into the package's folder.
 
 `python -m wheels.machine_code FOLDER host` makes a user's first calls, and stores the compiled code.
-`python -m wheels.machine_code FOLDER LEVEL..` compiles all code of `fused` and `packed`, perhaps for other
-processors: each lazy function requested by compiled code is compiled without being run, then the lazy
-functions requested by these, until none is left.
+`python -m wheels.machine_code FOLDER LEVEL..` compiles all code of `fused`, perhaps for other processors:
+each lazy function requested by compiled code is compiled without being run, then the lazy functions requested
+by these, until none is left.
 """
 
 from __future__ import annotations
@@ -149,10 +149,6 @@ def make_first_calls(kind: str, dtype: str) -> None:
             backend.predict(network, state.parameters, inputs, out)
 
 
-BACKENDS = ("fused", "packed")
-"""Backends for every network, also at the start of a training while a specialised program compiles."""
-
-
 def write(folder: str, dtypes: Sequence[str] = DTYPES, templates: Sequence[str] = ENTRY_POINTS) -> None:
     """Write the files of this process's level; the process must not have compiled before.
 
@@ -169,8 +165,8 @@ def _codes(dtypes: Sequence[str], templates: Sequence[str]) -> Iterator[tuple[st
     if store.package_digest() is None:
         raise RuntimeError("the sources of fastmlp have changed since they were loaded")
     with engine.undisturbed():
-        for backend, template, dtype in product(BACKENDS, templates, dtypes):
-            source = Program(registry.get_variant(backend)).source(template)
+        for template, dtype in product(templates, dtypes):
+            source = Program(registry.get_variant("fused")).source(template)
             yield source.name, dtype, source.compiled(dtype)
         for function, key in _lazy_functions():
             code = lazy.compiled_function(function.name, function.types, key)

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backend import programs, registry
+from fastmlp.backend import registry
+from fastmlp.backend.programs import Rental, key_of
 from fastmlp.kernels.jit.engine import take_constants
 from fastmlp.kernels.jit.entries import ABOUT_SECONDS_OF_A_NETWORK, Entries
 from fastmlp.kernels.variant import SpecializedProgram, Variant, Work
@@ -95,7 +96,8 @@ class Auto:
             alone = field(work._replace(threads=1), only)
         self.chosen = self._first(alone)
         self.now = registry.get(self.chosen.name)
-        self._lost_before = programs.seconds_lost.get(self._fastest.key, 0.0)
+        self._rental = Rental(self._fastest.key)
+        self._lost_before = self._rental.lost
 
     @property
     def program(self) -> str:
@@ -149,16 +151,17 @@ class Auto:
         """Return the seconds saved by the fastest backend over the rest of the training."""
         return self._left * (self.chosen.seconds - self._fastest.seconds)
 
+    def _to_come(self) -> float:
+        # Later trainings are expected to lose as many seconds as earlier trainings have lost.
+        return max(self.saved(), self._lost_before)
+
     def is_due(self) -> bool:
         """Return True if the fastest backend is worth compiling, for this training or similar trainings."""
-        # Later trainings are expected to lose as many seconds as earlier trainings have lost.
-        return programs.is_due(self._fastest.key, max(self.saved(), self._lost_before))
+        return self._rental.is_due(self._to_come())
 
     def take_faster(self, faster: Candidate) -> None:
         """Change to the fastest backend if the code is at hand, or to be compiled here."""
-        if self.is_ready(faster) or (
-            self.is_due() and programs.compiled_here(faster.key, lambda: self.compile(faster))
-        ):
+        if self.is_ready(faster) or self._rental.is_bought(self._to_come(), lambda: self.compile(faster)):
             self.chosen, self.now = faster, registry.get(faster.name)
 
     def compile(self, one: Candidate) -> None:
@@ -188,7 +191,7 @@ class Auto:
         self._left -= losses.shape[-1]
         if faster is not None and self.chosen is not faster:
             fraction = 1 - faster.seconds / self.chosen.seconds
-            programs.lose(faster.key, fraction * stopwatch.lap().working)
+            self._rental.lose(fraction * stopwatch.lap().working)
         return after
 
     @property
@@ -227,7 +230,7 @@ def _those_of(names: Iterable[str], work: Work) -> Iterator[Candidate]:
         variant = registry.choice_of(name)
         if variant.seconds is not None and math.isfinite(seconds := registry.estimate(variant, work)):
             program = _specialized(variant, work)
-            key = programs.key_of(program) if program else name
+            key = key_of(program) if program else name
             yield Candidate(name, seconds, variant.exact, program, registry.entries(name), key)
 
 

@@ -15,6 +15,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, without_rates
 
 if TYPE_CHECKING:
+    from fastmlp.backend.programs import Rental
     from fastmlp.kernels.lanes.training import LaneBlocks
     from fastmlp.kernels.variant import SpecializedProgram
 
@@ -62,18 +63,17 @@ class LaneProgram(NamedTuple):
         """Return True if the program is worth so many saved seconds: ready, or compiled here."""
         if saved <= 0 or self.is_ready:
             return saved > 0
-        from fastmlp.backend import programs
-
-        key = programs.key_of(self.specialized)
-        lost = programs.seconds_lost.get(key, 0.0)  # as much is expected to come
-        return programs.is_due(key, max(saved, lost)) and programs.compiled_here(key, self.compile)
+        rental = self._rental()
+        return rental.is_bought(max(saved, rental.lost), self.compile)
 
     def lose(self, seconds: float) -> None:
         """Count seconds of trainings without the program."""
-        from fastmlp.backend import programs
+        self._rental().lose(self.saved / (self.saved + self.seconds) * seconds)
 
-        fraction = self.saved / (self.saved + self.seconds)
-        programs.lose(programs.key_of(self.specialized), fraction * seconds)
+    def _rental(self) -> Rental:
+        from fastmlp.backend.programs import Rental, key_of
+
+        return Rental(key_of(self.specialized))
 
     def compile(self) -> None:
         """Compile the program by taking a step."""

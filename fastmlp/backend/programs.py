@@ -6,9 +6,7 @@ compilation and would lose as much again. So trainings lose at most twice the lo
 
 from __future__ import annotations
 
-import os
 import threading
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -18,9 +16,6 @@ from fastmlp.kernels.variant import SpecializedProgram
 from fastmlp.system import forks
 from fastmlp.system.budget import available_cores
 from fastmlp.system.compiling import uncounted
-
-for name in {"FASTMLP_BACKGROUND", "FASTMLP_GENERIC"} & {*os.environ}:
-    warnings.warn(f"{name} has no effect any more, and 2.0 will not know it", FutureWarning, stacklevel=2)
 
 _lock = threading.RLock()  # a signal handler may fork while this thread holds it
 forks.wait_for(_lock)
@@ -38,33 +33,46 @@ def key_of(program: SpecializedProgram) -> str:
     return hash_of(repr(program))
 
 
-def lose(key: str, seconds: float) -> None:
-    """Count seconds lost by a part of a training without its program."""
-    with _lock:
-        seconds_lost[key] = seconds_lost.get(key, 0.0) + seconds
+class Rental:
+    """A program that trainings do without until the lost time repays the compilation; key : of the program"""
 
+    def __init__(self, key: str) -> None:
+        self.key = key
 
-def is_due(key: str, to_come: float) -> bool:
-    """Return True if a program is worth compiling. to_come : seconds to be saved, about"""
-    return min(seconds_lost.get(key, 0.0), to_come) >= about_seconds_of_a_network()
+    @property
+    def lost(self) -> float:
+        """Seconds lost so far by trainings of this process, as many as are expected to come."""
+        return seconds_lost.get(self.key, 0.0)
 
+    def lose(self, seconds: float) -> None:
+        """Count seconds lost by a part of a training without the program."""
+        with _lock:
+            seconds_lost[self.key] = self.lost + seconds
 
-def compiled_here(key: str, compile_program: Callable[[], object]) -> bool:
-    """Return True if the caller must compile a due program, as no core is free.
+    def is_due(self, to_come: float) -> bool:
+        """Return True if the program is worth compiling. to_come : seconds to be saved, about"""
+        return min(self.lost, to_come) >= about_seconds_of_a_network()
 
-    With a free core a daemon thread compiles the program. After a failure of the thread the caller meets the
-    same error.
-    """
-    with _lock:
-        compiler = compilers.get(key)
-        if compiler is not None:
-            return not compiler.is_alive()
-        if available_cores() == 1:
-            return True
-        compiler = threading.Thread(target=uncounted(compile_program), name="fastmlp compiler", daemon=True)
-        try:
-            compiler.start()
-        except RuntimeError:  # "can't start new thread"
-            return True
-        compilers[key] = compiler
-        return False
+    def is_bought(self, to_come: float, compile_program: Callable[[], object]) -> bool:
+        """Return True if the program is due and the caller compiles the program, as no core is free.
+
+        With a free core a daemon thread compiles the program. After a failure of the thread the caller meets
+        the same error.
+        """
+        if not self.is_due(to_come):
+            return False
+        with _lock:
+            compiler = compilers.get(self.key)
+            if compiler is not None:
+                return not compiler.is_alive()
+            if available_cores() == 1:
+                return True
+            compiler = threading.Thread(
+                target=uncounted(compile_program), name="fastmlp compiler", daemon=True
+            )
+            try:
+                compiler.start()
+            except RuntimeError:  # "can't start new thread"
+                return True
+            compilers[self.key] = compiler
+            return False

@@ -15,10 +15,12 @@ from fastmlp.kernels.variant import Variant, Work
 
 def fused_seconds(work: Work) -> float:
     """Return the seconds of a step of `fused`: products, passes over units, 80 ns a row."""
+    limits = value("large_bytes"), value("many_bytes")
+    packs = any(is_blocked(work.rows, *layer, work.itemsize, *limits) for layer in pairwise(work.sizes))
     # Products run at about 85 % of peak. A row of 1-1-1-1 or 9-6 takes 90 to 130 ns, nearly all of it for the
     # loss and for setting up tiles.
     busy = work.flops * work.itemsize / 4 / 9e10 + work.rows * (8e-8 + 5e-10 * work.units)
-    return 1.5e-6 + busy / workers(work)
+    return 1.5e-6 + (0.7 if packs else 1.0) * busy / workers(work)
 
 
 def workers(work: Work) -> int:
@@ -28,15 +30,6 @@ def workers(work: Work) -> int:
         return 1
     microseconds = work.flops * work.itemsize / 4 / 9e4
     return max(1, min(most, int(microseconds / value("thread_us"))))
-
-
-def packed_seconds(work: Work) -> float:
-    """Return the seconds of a step of `packed`; packed operands make 0.7 of `fused`."""
-    limits = value("large_bytes"), value("many_bytes")
-    layers = pairwise(work.sizes)
-    packs = any(is_blocked(work.rows, n_in, n_out, work.itemsize, *limits) for n_in, n_out in layers)
-    gain = 0.7 if packs else 1.02
-    return gain * fused_seconds(work)
 
 
 def specialized_seconds(work: Work) -> float:
@@ -78,7 +71,6 @@ _BY_NAME = (
     Variant("blas", libraries=("scipy.linalg.cython_blas",)),
     Variant("tiled", exact=True),
     _FUSED,
-    Variant("packed", seconds=packed_seconds, workers=workers, exact=True),
     Variant("specialized", _FUSED, {}, specialized_seconds, workers, specialize, exact=True),
 )
 

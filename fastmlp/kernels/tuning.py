@@ -88,22 +88,22 @@ TABLE: dict[str, Tunable] = {
         "deltas are read",
         256, (64, 128, 512),
         (
-            Trial((512, 512, 10), 128, "adam", "packed"), Trial((256, 1024, 10), 128, "adam"),
+            Trial((512, 512, 10), 128, "adam"), Trial((256, 1024, 10), 128, "adam"),
             Trial((784, 128, 10), 64, "adam"),
         ),
     ),
     "large_bytes": Tunable(
-        "weights from which on `packed` copies both operands of their gradient: half of L2",
+        "weights from which on both operands of their gradient are packed: half of L2",
         1 * MIB, (512 * KIB, 2 * MIB, 4 * MIB),
         (
-            Trial((784, 256, 10), 256, backend="packed"), Trial((1024, 384, 10), 256, backend="packed"),
-            Trial((768, 704, 10), 128, backend="packed"),
+            Trial((784, 256, 10), 256), Trial((1024, 384, 10), 256),
+            Trial((768, 704, 10), 128),
         ),
     ),
     "many_bytes": Tunable(
-        "bytes of a batch's x and deltas from which on `packed` does so for small weights and long rows of x",
+        "bytes of a batch's x and deltas from which on the same goes for small weights and long rows of x",
         2 * MIB, (1 * MIB, 4 * MIB),
-        (Trial((784, 128, 10), 800, backend="packed"), Trial((600, 100, 10), 512, backend="packed")),
+        (Trial((784, 128, 10), 800), Trial((600, 100, 10), 512)),
     ),
     "near_block_bytes": Tunable(
         "rows of W that all sums of sparse rows go through before the next ones: most of them lie in L1",
@@ -136,7 +136,7 @@ TABLE: dict[str, Tunable] = {
 }  # fmt: skip
 """The constants, by name."""
 
-# --- which weight gradients `packed` forms from packed operands --------------------------------------------
+# --- which weight gradients are formed from packed operands --------------------------------------------
 
 ROW_BYTES, MANY_ROWS, SOME_ROWS, WIDE_BYTES = 2048, 1024, 128, 256
 """Rows of x longer than ROW_BYTES lie badly for the caches. Of shorter rows sums are kept, which is as fast
@@ -156,7 +156,7 @@ BLOCK_BYTES = 1 << 19
 
 
 def is_blocked(rows: int, n_in: int, n_out: int, itemsize: int, large: int, many: int) -> bool:
-    """Return whether `packed` forms a layer's weight gradient by blocks; large, many : tuned constants"""
+    """Return whether a layer's weight gradient is formed by blocks; large, many : tuned constants"""
     x_row, row = n_in * itemsize, n_out * itemsize
     is_crowded = (x_row & (0 - x_row)) >= ROW_BYTES
     enough = (rows >= SOME_ROWS) | (is_crowded & (rows >= CROWDED_ROWS))

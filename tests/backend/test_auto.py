@@ -12,6 +12,7 @@ from support.terminals import WATCHED
 import fastmlp
 from fastmlp.backend import auto, choice, programs, registry
 from fastmlp.backend.auto import Auto
+from fastmlp.backend.programs import Rental
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.variant import Variant
 from fastmlp.lab.table import outlook
@@ -22,8 +23,6 @@ pytestmark = pytest.mark.usefixtures("place", "no_files")  # nor what other test
 
 def test_a_training_of_which_nothing_is_compiled_begins_with_what_serves_all_networks(on_disk):
     assert {Auto(work(steps)).name for steps in (1, 10**8, None)} == {"fused"}
-    on_disk.add("packed")
-    assert Auto(work(10**8)).name == "packed"
 
 
 def test_what_is_on_the_disk_is_taken_at_once(on_disk):
@@ -55,10 +54,10 @@ def test_a_program_is_compiled_once_as_much_is_lost_as_that_takes_and_as_much_is
     on_disk.add("fused")
     cost, long = 2.0, 10**8
     assert not Auto(work(long)).is_due()
-    programs.lose(key(), 0.9 * cost)
+    Rental(key()).lose(0.9 * cost)
     assert not Auto(work(long)).is_due()
     under_way = Auto(work(1000))
-    programs.lose(key(), 0.2 * cost)
+    Rental(key()).lose(0.2 * cost)
     assert Auto(work(long)).is_due()
     assert Auto(work(None)).is_due()
     assert not under_way.is_due(), "it ends before it has saved what compiling takes"
@@ -68,14 +67,15 @@ def test_a_program_is_compiled_once_as_much_is_lost_as_that_takes_and_as_much_is
 @pytest.mark.parametrize(("cores", "here"), [(1, True), (2, False)])
 def test_a_program_is_compiled_by_a_thread_where_a_core_is_free(cores, here, lane_programs):
     lane_programs(available_cores=lambda: cores)
-    done = []
-    assert programs.compiled_here("a", lambda: done.append(threading.current_thread())) == here
+    done, rental = [], Rental("a")
+    rental.lose(100.0)
+    assert rental.is_bought(100.0, lambda: done.append(threading.current_thread())) == here
     if not here:
         (compiler,) = programs.compilers.values()
         compiler.join()
         assert done == [compiler]
         assert compiler.daemon
-        assert programs.compiled_here("a", done.clear), "what a thread has not compiled is compiled here"
+        assert rental.is_bought(100.0, done.clear), "what a thread has not compiled is compiled here"
 
 
 def test_an_error_of_a_compilation_reaches_the_training(on_disk, monkeypatch, lane_programs):
@@ -83,7 +83,7 @@ def test_an_error_of_a_compilation_reaches_the_training(on_disk, monkeypatch, la
     lane_programs(available_cores=lambda: 2)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     on_disk.add("fused")
-    programs.lose(key(), 100.0)
+    Rental(key()).lose(100.0)
     chosen = Auto(work(10**8))
 
     def fail(*_):
@@ -108,7 +108,7 @@ def test_explain_tells_what_a_training_takes(on_disk):
         1000
     )
     assert "steps it has lost 2 s without specialized, which is compiled then" in explained(10**8)
-    programs.lose(key(), 0.5)
+    Rental(key()).lose(0.5)
     assert explained(1000).endswith("Trainings of this process have lost 0.5 s without it so far.")
     on_disk.add("specialized")
     assert explained(1) == (
@@ -169,7 +169,7 @@ def test_a_variant_of_a_user_s_is_taken_where_it_says_that_it_is_fastest(on_disk
 
 def test_what_auto_changes_between_has_the_same_bits():
     exact = [one.name for one in auto.field(work(1000)).exact]
-    assert exact == ["fused", "packed", "specialized"]
+    assert exact == ["fused", "specialized"]
     assert "baseline" not in [one.name for one in auto.field(work(1)).found]
     assert all(isinstance(choice, Variant) for choice in registry.choices().values())
 
@@ -261,10 +261,11 @@ import sys, threading, time
 import numpy as np
 from fastmlp.backend import programs
 from fastmlp.backend.auto import Auto
+from fastmlp.backend.programs import Rental
 from support.auto_choice import work
 
 chosen = Auto(work(10**8))
-programs.lose(chosen.faster.key, 100.0)
+programs.Rental(chosen.faster.key).lose(100.0)
 chosen.take_faster(chosen.faster)
 time.sleep(float(sys.argv[1]))
 print([one.is_alive() for one in programs.compilers.values()])

@@ -17,7 +17,7 @@ from fastmlp.model.losses import LOSSES
 # The functions of other variants are tried one by one, and their programs, of 3 to 8 s, by the matrix.
 @quick(6)
 @crossed(
-    tried={*FEW, "packed", "specialized"}, backend=registry.variants(), name=list(TRAININGS),
+    tried={*FEW, "specialized"}, backend=registry.variants(), name=list(TRAININGS),
     dtype=COMPILED_DTYPES,
 )  # fmt: skip
 def test_a_training_ends_where_the_reference_does(backend, name, dtype):

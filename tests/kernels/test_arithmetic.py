@@ -194,7 +194,7 @@ def test_no_tuning_changes_a_bit(name):
     found = {}
     for how, tuning in {"usual": {}, **TUNINGS}.items():
         with forced(tuning):
-            for backend, workers in (("fused", 1), ("packed", 1), ("packed", 3)):
+            for backend, workers in (("tiled", 1), ("fused", 1), ("fused", 3)):
                 several = of_workers(backend, workers)
                 outcome = by_chunk(several, network, STEPS[name].optimizer, parameters, *given)
                 out = np.empty((len(given[0].inputs), network.n_out), np.float32)

@@ -7,7 +7,7 @@ from fastmlp.kernels.jit import lazy, store
 from fastmlp.kernels.jit.bind import Program
 from fastmlp.kernels.jit.store import MachineCode
 from fastmlp.kernels.variant import Variant
-from fastmlp.kernels.variants import baseline, fused, packed, specialized
+from fastmlp.kernels.variants import baseline, fused, specialized
 
 
 @pytest.fixture(autouse=True)
@@ -32,18 +32,18 @@ def test_every_process_gives_the_same_names():
     """Sets have another order in each, objects other addresses."""
     first, second = (python("-c", NAMES, PYTHONHASHSEED=seed).stdout.splitlines() for seed in "12")
     assert first == second
-    alone = python("-c", NAMES, "packed").stdout.splitlines()
+    alone = python("-c", NAMES, "fused").stdout.splitlines()
     assert len(alone) > 50
     assert {*alone} <= {*first}
     assert not [name for name in first if store.UNKEPT in name]
 
 
 def test_a_function_is_named_by_the_first_variant_with_the_same_functions_in_reach():
-    Program(packed.VARIANT).link()
-    for name in ("bias_gradient-kernels.variants.tiled", "rows_forward-kernels.variants.fused"):
+    Program(fused.VARIANT).link()
+    for name in ("bias_gradient-kernels.variants.tiled", "penalties-kernels.variants.tiled"):
         assert name in lazy.makers
-    assert "rows_forward-kernels.variants.packed" not in lazy.makers, "no slot of packed is in its reach"
-    assert "layer_step-kernels.variants.packed" in lazy.makers, "the weight gradient is in its reach"
+    assert "penalties-kernels.variants.fused" not in lazy.makers, "no slot of fused is in its reach"
+    assert "layer_step-kernels.variants.fused" in lazy.makers, "the weight gradient is in its reach"
     names = [Program(one.VARIANT).source("predict").name for one in (fused, specialized)]
     assert names == ["predict-kernels.variants.fused"] * 2, "a variant without slots has its base's"
 

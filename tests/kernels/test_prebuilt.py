@@ -263,7 +263,7 @@ networks = {
     "deep": fastmlp.Network([20, 30, 17, 1], ["gelu", "tanh"], "sigmoid", "binary_cross_entropy", l1=1e-3),
     "wide": fastmlp.Network([20, 600, 2], "silu", "identity", "huber"),
 }
-for backend in ("fused", "packed", "auto"):
+for backend in ("fused", "auto"):
     for dtype in sys.argv[2].split(","):
         for one, network in networks.items():
             y = np.arange(300) % 10 if one == "digits" else rng.random((300, network.n_out)) > 0.5
@@ -464,7 +464,7 @@ from support.updates import update
 store.CARRIED, bits, rng = Path(sys.argv[1]), hashlib.sha256(), np.random.default_rng(0)
 network = Network([20, 33, 5], ["gelu"], "softmax", "cross_entropy", l2=1e-3)
 X, out = rng.random((60, 20), np.float32), np.empty((60, 5), np.float32)
-for name in ("fused", "packed") if sys.argv[2] == "compute" else ():
+for name in ("fused",) if sys.argv[2] == "compute" else ():
     backend = registry.get(name)
     for optimizer in (SGD(momentum=0.9), Adam(clip_norm=0.5), RMSprop()):
         state = initial_state(rng.standard_normal(parameter_count(network), np.float32))

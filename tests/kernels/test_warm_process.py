@@ -96,7 +96,7 @@ def test_a_first_fit_imports_what_it_calls(first, most, others):
     assert not others & modules
 
 
-OWN = ["baseline", "tiled", "fused", "packed", "specialized", "auto"]
+OWN = ["baseline", "tiled", "fused", "specialized", "auto"]
 
 
 @pytest.mark.slow  # compiles six backends

@@ -26,14 +26,14 @@ pytest.importorskip("rich")
 @matrix
 def test_a_step_is_taken_apart_by_the_functions_of_the_fastest():
     steps_of = [(classifier(64, 32, 10), SGD(0.1), 32)]
-    options = Request(["step"], ["packed", "fused"], [], [], steps_of, ["float32"], [1], 0.05, CPU)
+    options = Request(["step"], ["tiled", "fused"], [], [], steps_of, ["float32"], [1], 0.05, CPU)
     found = run(options, tasks(options), MACHINE, True)
     fastest = min((m for m in found.measurements if m.variant != "reference"), key=lambda m: m.time.median)
     assert {phase.variant for phase in found.phases} == {fastest.variant}
 
 
 def test_a_slot_is_timed_for_those_that_have_their_own():
-    every = "baseline", "blas", "tiled", "fused", "packed"
+    every = "baseline", "blas", "tiled", "fused"
     own = [name for name in every if slot_times.has_its_own(name, "affine")]
     assert own == ["baseline", "blas", "tiled"]
     row = SlotRow("affine", "", Sizes(32, 30, 100), "float32")

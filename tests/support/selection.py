@@ -27,7 +27,7 @@ SHARE, SHARE_THAT_COMPILES = 8, 16
 """Where the others are quick, too, they have every eighth case of those, since each compiles what it trains
 with; one that compiles for each network has every sixteenth."""
 
-QUICK_DTYPE = {"baseline": "float64", "blas": "float32", "tiled": "float32", "packed": "float32"}
+QUICK_DTYPE = {"baseline": "float64", "blas": "float32", "tiled": "float32"}
 """The one dtype in which these are quick: a backend's programs take 8 s to compile for each."""
 
 SHARE_OF_THE_MATRIX = 4

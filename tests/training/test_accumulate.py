@@ -125,7 +125,7 @@ def bits(case, monkeypatch, name, workers):
     return model
 
 
-EXACT = ("tiled", "packed", "specialized")
+EXACT = ("tiled", "specialized")
 
 
 @pytest.mark.parametrize("case", [*CASES, (NORMED, X, Y, {})], ids=[*CASES, "batch norm"])

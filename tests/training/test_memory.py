@@ -57,7 +57,7 @@ def fit(sizes, rows, epochs):
     # The backend is one that auto takes for what is large; rates of 0 keep all numbers finite.
     fastmlp.fit(
         fastmlp.Network(sizes, **kinds), X[:rows], y[:rows], optimizer=fastmlp.Adam(0.0), epochs=epochs,
-        batch_size=batch_size, backend="packed", threads=threads, progress=False,
+        batch_size=batch_size, backend="fused", threads=threads, progress=False,
     )
 
 fit((sizes[0], 2, sizes[-1]), 2, 1)  # loads, or compiles

@@ -160,7 +160,7 @@ def test_custom_components_have_the_bits_of_fit(backend, case):
     assert losses == model.history["loss"]
 
 
-@pytest.mark.parametrize("backend", few(["reference", "fused", "packed"]))
+@pytest.mark.parametrize("backend", few(["reference", "fused"]))
 @pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(), fastmlp.SparseAdam(), Adam(clip_norm=0.1)])
 def test_sparse_rows_have_the_bits_of_fit(optimizer, backend):
     rng = np.random.default_rng(0)

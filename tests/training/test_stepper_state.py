@@ -161,7 +161,7 @@ def test_steppers_work_side_by_side():
         assert [*threads.map(go_on, [stepped(seed=seed) for seed in range(4)])] == alone
 
 
-@pytest.mark.parametrize("backend", few(["specialized", "fused", "packed"]))
+@pytest.mark.parametrize("backend", few(["specialized", "fused"]))
 def test_nothing_is_allocated_after_the_first_call(backend):
     network = Network((17, 64, 64, 6), input_scale=0.5, l2=0.1)
     stepper = Stepper(network, Adam(clip_norm=1.0), seed=0, backend=backend)
@@ -225,7 +225,7 @@ CASES = [
 
 @pytest.mark.parametrize("dtype", COMPILED_DTYPES)
 @pytest.mark.parametrize(
-    "backend", ["fused", *(pytest.param(name, marks=matrix) for name in ("baseline", "packed"))]
+    "backend", ["fused", *(pytest.param(name, marks=matrix) for name in ("baseline", "tiled"))]
 )
 @pytest.mark.parametrize(("network", "training"), CASES)
 def test_derivatives_are_those_of_the_reference(network, training, backend, dtype):

@@ -35,7 +35,7 @@ With batches of 32 and 64 rows Adam takes 1.1 times as long by slices of 256 row
 """
 
 BLOCKED_SIDE = 256
-"""`packed` packs no layer with shorter sides: the weights take less than 1 MiB, in float64 too."""
+"""No operands are packed of layers with shorter sides: the weights take less than 1 MiB, in float64 too."""
 
 
 def scratch_length(widest: int, rows: int, itemsize: int, outputs: int = 0) -> int:
