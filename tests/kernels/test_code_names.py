@@ -100,7 +100,7 @@ def test_sources_that_were_edited_after_they_were_loaded_keep_nothing(monkeypatc
 def test_two_functions_of_a_name_are_refused():
     name = lazy.emitted("twice", lambda build, arguments, kinds, code: None)
     with pytest.raises(AssertionError, match=f"two lazy functions have the name {name}"):
-        lazy._add(name, lazy.makers[name])
+        lazy.add_maker(name, lazy.makers[name])
 
 
 OWN = """

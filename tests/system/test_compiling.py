@@ -18,6 +18,7 @@ import fastmlp
 from fastmlp.backend import registry
 from fastmlp.kernels.jit import engine, entries
 from fastmlp.kernels.jit.store import MachineCode
+from fastmlp.kernels.variant import Variant
 from fastmlp.system.compiling import Stopwatch, compiling, seconds_compiling
 
 NETWORK = fastmlp.Network([3, 1])
@@ -165,7 +166,7 @@ def test_the_first_command_on_a_machine_tells_the_speed_of_the_later_ones(tmp_pa
 def test_what_an_entry_point_takes_is_counted(now, monkeypatch):
     def source():
         now.seconds += 3  # the compiler is imported
-        return types.SimpleNamespace(name="predict_0", stored_name="", identity=reach, compiled=compiled)
+        return types.SimpleNamespace(compiled=compiled)
 
     def compiled(dtype):
         now.seconds += 4
@@ -175,11 +176,10 @@ def test_what_an_entry_point_takes_is_counted(now, monkeypatch):
         now.seconds += 5  # it is not found on the disk
         return compile_code()
 
-    reach = types.SimpleNamespace(unknown="x")
     monkeypatch.setattr(entries, "entry_of", entry_of)
     before = seconds_compiling()
     program = types.SimpleNamespace(source=lambda template: source())
-    entries.Entries("mine", lambda: program, cacheable=False).get("predict_0", "float32")
+    entries.Entries(Variant("mine"), "mine~", lambda: program).get("predict", "float32")
     assert seconds_compiling() - before == 3 + 5 + 3 + 4
 
 
@@ -222,12 +222,11 @@ def test_whoever_has_loaded_a_program_sees_no_notice_that_its_prediction_compile
     fastmlp.fit(NETWORK, X, X[:, 0], epochs=1, backend="fused", progress=False)  # now it is on the disk
     stderr(Terminal())
     entries.announced_programs.clear()
-    later = entries.Entries(
-        "fused", lambda: registry.program_of(registry.variants()["fused"]), cacheable=True
-    )
+    variant = registry.variants()["fused"]
+    later = entries.Entries(variant, entries.home_of("fused"), lambda: registry.program_of(variant))
     later.get("train_chunk", "float64")
     for dtype in ("float64", "float32"):
-        with entries.announced("predict_0", "fused", dtype, "", None):
+        with entries.announced("predict-fused", "fused", dtype, ""):
             pass
     assert re.findall("for (float..),", sys.stderr.getvalue()) == ["float32"]
 

@@ -25,6 +25,7 @@ from support.selection import campaign, matrix
 
 from fastmlp import backend, kernels
 from fastmlp.kernels.jit import entries, store
+from fastmlp.kernels.variant import Variant
 from fastmlp.system import budget, forks, private_files
 from fastmlp.system.budget import blas_threads
 
@@ -478,7 +479,7 @@ def test_threads_that_need_one_entry_point_compile_it_once(monkeypatch):
 
     source = SimpleNamespace(compiled=compiled)
     monkeypatch.setattr(entries, "entry_of", lambda name, dtype, compile_code: compile_code())
-    program = entries.Entries("mine", "mine~", lambda: SimpleNamespace(source=lambda _: source))
+    program = entries.Entries(Variant("mine"), "mine~", lambda: SimpleNamespace(source=lambda _: source))
     assert len({*at_once(lambda: program.get("predict", "float32"))}) == len(made) == 1
 
 

@@ -23,6 +23,7 @@ from numba.np.numpy_support import from_dtype
 
 from fastmlp import checks
 from fastmlp.kernels.jit import emission, lazy, store
+from fastmlp.kernels.jit.engine import compilers
 from fastmlp.kernels.jit.entries import ENTRY_POINTS, home_of, name_of
 from fastmlp.kernels.jit.lazy import INNER, OPTIONS, lazy_function
 from fastmlp.kernels.jit.store import MachineCode
@@ -102,6 +103,8 @@ def compiled_function(name: str, types_of_arguments: tuple[str, ...], key: str) 
             Program(home.VARIANT).link()
     return lazy.compiled_function(name, types_of_arguments, key)
 
+
+compilers.append(sys.modules[__name__])
 
 FLUSHING = (
     *("train_chunk", "gradient", "update", "forward", "backward", "penalize"),

@@ -111,7 +111,7 @@ def can_link(code: MachineCode) -> bool:
     common()  # linking with a missing symbol would end the process
     if all(map(binding.address_of_symbol, code.externals)):
         return True
-    _bind().emission.initialize_runtime()  # Numba finds its symbols once it is imported
+    _compiler().emission.initialize_runtime()  # Numba finds its symbols once it is imported
     return all(map(binding.address_of_symbol, code.externals))
 
 
@@ -129,7 +129,7 @@ def address_of(name: str, types: tuple[str, ...], key: str) -> int:
         # Looked at again under the lock: another thread may have loaded it meanwhile.
         with lock, compiling():
             if request not in loaded_functions:
-                compile_code = lambda: _bind().compiled_function(name, types, key)  # noqa: E731
+                compile_code = lambda: _compiler().compiled_function(name, types, key)  # noqa: E731
                 loaded_functions[request] = common().load(
                     code_of(name, key_of_function(types, key), compile_code)
                 )
@@ -162,7 +162,7 @@ def _verify(name: str, key: str, code: MachineCode, compile_code: Callable[[], M
     """Compile again, and raise RuntimeError if the result differs from the code read."""
     with undisturbed():
         made = compile_code()
-    if found := _bind().emission.difference(code, made):
+    if found := _compiler().emission.difference(code, made):
         file = store.file_name(name, key, "bin")
         raise RuntimeError(
             f"{store.VERIFY}: the machine code of {name!r} for {key!r} is not what its sources give, "
@@ -177,11 +177,18 @@ def undisturbed() -> Iterator[None]:
         yield
 
 
-def _bind() -> Any:
-    """Return the compiling module, which imports Numba."""
-    from fastmlp.kernels.jit import bind
+compilers: list[Any] = []
+"""The compiling module, which names itself here when imported, and imports Numba."""
 
-    return bind
+loaders: list[Callable[[], Any]] = []
+"""A function that imports the compiling module, of whoever loads programs."""
+
+
+def _compiler() -> Any:
+    """Return the compiling module, imported if need be."""
+    if not compilers:
+        loaders[0]()
+    return compilers[0]
 
 
 def _resolve(request: int, length: int, code: int) -> int:

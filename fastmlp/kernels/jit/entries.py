@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from fastmlp.kernels.jit import store
-from fastmlp.kernels.jit.engine import Entry, entry_of, lock, undisturbed
+from fastmlp.kernels.jit.engine import Entry, entry_of, loaders, lock, undisturbed
 from fastmlp.kernels.variant import SpecializedProgram, Variant
 from fastmlp.system.compiling import compiling
 
@@ -98,6 +98,7 @@ class Entries:
     def _entry(self, program: Program, dtype: str) -> Entry:
         """Return an entry point, loaded or compiled."""
         name, network = name_of(program, self._home), _in_sizes(program)
+        loaders[:] = [self._load]
 
         def compiled() -> store.MachineCode:
             with undisturbed():

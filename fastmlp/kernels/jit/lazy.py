@@ -65,7 +65,7 @@ makers: dict[str, Maker] = {}
 """The makers of lazy functions, by name."""
 
 
-def _add(name: str, maker: Maker) -> None:
+def add_maker(name: str, maker: Maker) -> None:
     """Enter a maker under a new name."""
     assert name not in makers, f"two lazy functions have the name {name}"
     makers[name] = maker
@@ -144,7 +144,7 @@ def lazy_function(
             raise TypeError(f"{slot} must return nothing, returns {made.signature.return_type}")
         return made.library, made.fndesc.llvm_func_name
 
-    _add(name, Maker(make))
+    add_maker(name, Maker(make))
 
     def call(typing_context, *given):
         if codes is None:
@@ -333,7 +333,7 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None], code
         library.finalize()
         return library, symbol
 
-    _add(name, Maker(make, tuple(codes)))
+    add_maker(name, Maker(make, tuple(codes)))
     return name
 
 
