@@ -61,9 +61,10 @@ def sample_layers(**options: Any) -> list[Part]:
 
 
 def layer_step(layer: Part, units: int, dtype: np.dtype[Any]) -> ExportStep:
-    """Return the step of a single layer, with arrays (units,) of ones."""
+    """Return the step of a single layer, with arrays of ones: (units,), or (1,) of one number a layer."""
     kind, sources = KINDS[layer.kind], (INPUTS,) * (1 + isinstance(layer, ReadsEarlier))
-    arrays = {name: np.ones(units, dtype) for name in (*layer.parameters, *layer.state)}
+    lengths = {one.name: one.length(units) for one in kind.parameters}
+    arrays = {name: np.ones(lengths.get(name, units), dtype) for name in (*layer.parameters, *layer.state)}
     return step_of(Operation(kind, "", sources, units, units, layer=layer), arrays, dtype)
 
 
@@ -153,8 +154,8 @@ def _has_width(layer: ImportedLayer) -> bool:
 
 def _takes(layer: ImportedLayer) -> int:
     """Return the number of units of a layer's arrays; 1 if any number fits."""
-    activates = isinstance(layer.layer, layers.Activate)
-    return max(map(len, layer.arrays)) if activates else len(layer.arrays[0])
+    is_product = isinstance(layer.layer, layers.Dense)
+    return len(layer.arrays[0]) if is_product else max(map(len, layer.arrays))
 
 
 def _with_names(chain: Sequence[ImportedLayer]) -> list[Part]:

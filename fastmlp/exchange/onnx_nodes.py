@@ -264,8 +264,10 @@ class _Matching:
         layer = self.one.layer
         if self.epsilon is not None:
             layer = replace(layer, epsilon=self.epsilon)
-        given = (self.arrays[self.names[name]].reshape(-1) for name in self.one.parameters)
-        arrays = tuple(np.broadcast_to(array, self.units) for array in given)
+        arrays = tuple(
+            np.broadcast_to(self.arrays[self.names[name]].reshape(-1), self.one.arrays[name].size)
+            for name in self.one.parameters
+        )
         return ImportedLayer(layer, arrays), self.names[SOURCE], len(self.one.nodes)
 
     def _matches(self, expected: Any, node: Any) -> bool:
@@ -296,8 +298,9 @@ class _Matching:
             return False
         array, known = self.arrays[name], self.one.arrays[expected]
         if expected in self.one.parameters:
-            shapes: list[tuple[int, ...]] = [(self.units,), (1, self.units)]
-            if self.one.nodes[0].op_type not in READ:  # a number that such a node reads is part of a formula
+            shapes: list[tuple[int, ...]] = [(known.size,), (1, known.size)]
+            # A number that such a node reads is part of a formula, unless the layer has one for all units.
+            if known.size < self.units or self.one.nodes[0].op_type not in READ:
                 shapes += [(), (1,), (1, 1)]
             return array.dtype == known.dtype and array.shape in shapes
         if known.ndim == 0 and known == EPSILON and array.size == 1 and array.dtype.kind == "f":

@@ -86,6 +86,17 @@ def test_a_part_is_in_a_format_or_refused(method, name, tmp_path, request):
         agrees(model, FORMATS[method](model, rows, tmp_path), rows)
 
 
+UNREAD = {"GroupNorm", "own layer", *(name for name in LAYERS if name.endswith("GLU"))}
+"""The layers whose nodes `from_onnx` does not read: they cut rows into parts, or are of a user."""
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in UNREAD])
+def test_what_to_onnx_has_written_of_a_part_is_read(name, tmp_path):
+    model, rows = case(name)
+    model.to_onnx(tmp_path / "model.onnx")
+    agrees(model, Model.from_onnx(tmp_path / "model.onnx", backend="reference").predict(rows), rows)
+
+
 @pytest.mark.parametrize("layer", [GroupNorm(2), LayerNorm(0.1)], ids=str)
 def test_a_layer_that_pytorch_has_not_is_its_formula(layer, tmp_path, monkeypatch):
     """As a new layer is without another line: of each group, and with hyperparameters of its own."""
