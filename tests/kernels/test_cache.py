@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from support import needs
+from support import needs, pages
 from support.terminals import WATCHED
 
 import fastmlp
@@ -165,7 +165,7 @@ def with_no_place_but(home, script, tmp_path):
 
     home : a path in a folder that nobody may write to either; None for no such variable
     """
-    package = shutil.copytree(PACKAGE, tmp_path / "fastmlp", ignore=shutil.ignore_patterns("__pycache__"))
+    package = pages.copy(PACKAGE, tmp_path / "fastmlp")
     here = tmp_path / "home"
     here.mkdir()
     (here / "file").write_text("not a directory")

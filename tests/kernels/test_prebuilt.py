@@ -280,8 +280,7 @@ print(json.dumps([fastmlp.__file__, found, len(engine.compiled), "numba" in sys.
 
 def unpacked(folder, change=None, **environment):
     """Return the package of a wheel, and its name, as pip builds it of a copy that `change` changes."""
-    names = (".git", "*_cache", "__pycache__", "*.egg-info", "build", "dist", "gallery", "prebuilt")
-    shutil.copytree(pages.ROOT, folder / "source", ignore=shutil.ignore_patterns(*names))
+    pages.copy(pages.ROOT, folder / "source")
     if change is not None:
         change(folder / "source")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder]
@@ -508,6 +507,71 @@ def bits_of(tmp_path_factory, levels):
         return known[cpu, features]
 
     return bits
+
+
+ON_ARM = """
+from llvmlite import binding
+
+binding.initialize_all_targets()
+binding.initialize_all_asmprinters()
+binding.get_process_triple = lambda: "aarch64-unknown-linux-gnu"
+binding.get_host_cpu_name = lambda: "neoverse-n1"
+binding.get_host_cpu_features = lambda: binding.FeatureMap(neon=True, lse=True)
+"""
+"""A processor of ARM's, by what LLVM says of it."""
+
+LOOK = """
+import ctypes, json, re, sys
+from pathlib import Path
+from fastmlp.backend import registry
+from fastmlp.kernels.codes import BY_KIND
+from fastmlp.kernels.jit import engine, store
+
+store.CARRIED, loaded = Path(sys.argv[1]), []
+engine.can_link = lambda code: True  # nothing is linked here
+engine.Engine.load = lambda self, code: loaded.append(code.object_code) or 1
+
+
+def look_for(request, code):
+    text = ctypes.create_string_buffer(request)
+    engine._resolve(ctypes.addressof(text), len(request), code)
+
+
+for backend in ("fused", "packed"):
+    registry.entries(backend).get("update", "float32")
+numbered = {}
+for object_code in loaded:  # which grows
+    for request in re.findall(rb'\\["[^"]+", \\[.*?\\], (?:null|"[a-z]+"), (?:null|"[^"]*")\\]', object_code):
+        name, _, kind, key = json.loads(request)
+        if key is not None:
+            look_for(request, 0)
+        elif kind is None:
+            numbered[request] = name
+        else:
+            for one in BY_KIND[kind].built_in_entries():
+                look_for(request, BY_KIND[kind].code(one))
+assert "numba" not in sys.modules
+from fastmlp.kernels.jit.lazy import makers  # noqa: E402
+
+for backend in ("fused", "packed"):
+    registry.program_of(registry.get_variant(backend))
+for request, name in numbered.items():
+    assert makers[name].codes
+    for code in makers[name].codes:
+        look_for(request, code)
+print(json.dumps([len(engine.compiled), engine.compiled[:3], sorted(store.read_from)]))
+"""
+"""Finds machine code as its own requests ask for it; only the numbers of tiles are from the compiler."""
+
+
+@pytest.mark.slow  # a process that compiles
+def test_an_arm_processor_looks_for_the_names_that_a_build_for_it_makes(tmp_path):
+    carried, quiet = tmp_path / "carried", {"FASTMLP_CACHE_DIR": str(tmp_path / "empty"), **QUIET}
+    carried.mkdir()
+    run(ON_ARM + WRITE, "aarch64", carried, "update", FASTMLP_CACHE="0")
+    compiled, some, read = run(ON_ARM + LOOK, carried, **quiet)
+    assert (compiled, some) == (0, [])
+    assert read == sorted(os.listdir(carried))
 
 
 VARIABLES = (

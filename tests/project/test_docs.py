@@ -292,7 +292,7 @@ def test_every_attribute_has_a_line_of_its_own():
 @pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
 def test_two_commits_are_compared_as_the_page_says(tmp_path):
     # In a copy: the runs are kept in .benchmarks/ beside what was run.
-    shutil.copytree(pages.ROOT / "benchmarks", tmp_path / "benchmarks")
+    pages.copy(pages.ROOT / "benchmarks", tmp_path / "benchmarks")
     (tmp_path / "tests").mkdir()  # that pyproject.toml names
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copy(pages.ROOT / name, tmp_path)
@@ -329,7 +329,7 @@ def site(tmp_path_factory):
     for package in ("sphinx_gallery", "furo", "myst_parser", "palmerpenguins"):
         pytest.importorskip(package, reason="needs fastmlp[docs]")
     folder = tmp_path_factory.mktemp("site")
-    shutil.copytree(DOCS, folder / "docs", ignore=shutil.ignore_patterns("gallery"))
+    pages.copy(DOCS, folder / "docs")
     python("-m", "sphinx", "-q", "-W", "--keep-going", "docs", "site", cwd=folder)
     return folder / "site"
 

@@ -1,7 +1,9 @@
 """What is published: the wheel, the sdist with its tests, and the facts that stand in several files."""
 
+import io
 import re
 import shutil
+import subprocess
 import tarfile
 import tomllib
 import zipfile
@@ -80,9 +82,9 @@ def published(tmp_path_factory):
     for package in ("build", "twine"):
         pytest.importorskip(package, reason="needs fastmlp[publish]")
     folder = tmp_path_factory.mktemp("published")
-    names = (".git", "*_cache", "__pycache__", "*.egg-info", "build", "dist", "gallery")
-    left_out = shutil.ignore_patterns(*names)
-    shutil.copytree(pages.ROOT, folder / "source", ignore=left_out)
+    carried = pages.copy(pages.ROOT, folder / "source") / "fastmlp" / "prebuilt"
+    carried.mkdir()
+    (carried / "of_an_editable_installation.bin").touch()
     python("-m", "build", "--no-isolation", "--outdir", str(folder), cwd=folder / "source")
     return folder
 
@@ -120,8 +122,9 @@ def test_the_sdist_has_all_that_its_tests_need(published, tmp_path):
     for folder in ("fastmlp", "tests", "benchmarks", "docs", ".ci", ".github"):
         for path in (pages.ROOT / folder).rglob("*"):
             place = path.relative_to(pages.ROOT)
-            if path.is_file() and not {"__pycache__", "gallery"} & set(place.parts):
+            if path.is_file() and not {"__pycache__", "gallery", "prebuilt"} & set(place.parts):
                 assert (root / place).read_bytes() == path.read_bytes(), place
+    assert not (root / "fastmlp" / "prebuilt").exists()
     # A share of the quick tests; .ci/run in there runs all of them.
     chosen = (
         *(f"project/test_{name}" for name in ("packaging", "recipes", "selection", "readme")),
@@ -129,3 +132,16 @@ def test_the_sdist_has_all_that_its_tests_need(published, tmp_path):
     )
     files = [f"tests/{name}.py" for name in chosen]
     assert " passed" in python("-c", FROM_THE_SDIST, "-n0", "-q", *files, cwd=root).stdout
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="needs tar")
+@pytest.mark.parametrize("script", [".ci/run", "tests/arm", "tests/newer-python"])
+def test_scripts_copy_the_tree_without_what_was_made_there(script, tmp_path):
+    made = ("build/lib/fit.py", "fastmlp/prebuilt/predict.bin", "tests/__pycache__/fit.pyc", ".git/HEAD")
+    for name in ("fastmlp/fit.py", *made):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (command,) = re.findall(r"^tar .*? -cf - \.", pages.text_of(script), re.M)
+    done = subprocess.run(command.split(), cwd=tmp_path, capture_output=True, check=True)
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        assert [one.name for one in archive if one.isfile()] == ["./fastmlp/fit.py"]

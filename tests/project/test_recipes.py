@@ -197,7 +197,7 @@ for call in (fit, fit_many, iter_fit):
 
 def cooked(folder):
     """Follow all recipes in a copy of the package; return, by recipe, how many files it said and touched."""
-    shutil.copytree(PACKAGE, folder / "fastmlp", ignore=shutil.ignore_patterns("__pycache__"))
+    pages.copy(PACKAGE, folder / "fastmlp")
     counts = {}
     for recipe in RECIPE.finditer(pages.text_of("docs/architecture.md")):
         touched = set()
@@ -266,7 +266,7 @@ def test_the_cases_of_tests_follow_the_recipes(tmp_path):
     cooked(tmp_path)
     for name in ("tests", "docs", "conftest.py", "pyproject.toml"):
         source = pages.ROOT / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+        (pages.copy if source.is_dir() else shutil.copy)(source, tmp_path / name)
     (tmp_path / "benchmarks").mkdir()  # that pyproject.toml names
     names = sorted({name for own in CASES.values() for name in own})
     options = ["-p", "no:cacheprovider", "-q", "-rA", "-n0", "-m", "not campaign", "-k", " or ".join(names)]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,14 @@ ROOT = Path(__file__).parents[2]
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"# file: (\S+)\n")
+
+MADE = (".git", "*_cache", "__pycache__", "*.egg-info", "build", "dist", "gallery", "prebuilt")
+"""Names of what a checkout has besides its sources, which no copy for a test takes."""
+
+
+def copy(source, target):
+    """Copy a folder of the checkout without what was made there; return the target."""
+    return shutil.copytree(source, target, ignore=shutil.ignore_patterns(*MADE))
 
 
 class Block(NamedTuple):
