@@ -1,8 +1,9 @@
-"""Times works in turns: python -m benchmarks WORK .. [--against COMMIT] [--peers ..] [--clock ..].
+"""Times works in turns: python -m benchmarks WORK .. [--peers ..] [--clock ..].
 
+`python -m benchmarks against COMMIT` compares two commits, and has options of its own.
 A WORK is a group, or a part of the name of works:
 
-chains, layers    trainings by fastmlp and its peers; --against compares two commits of fastmlp instead
+chains, layers    trainings by fastmlp and its peers
 drawn             networks drawn at random, and at the end a table with those first where fastmlp gains least
 GROUPS
 
@@ -12,13 +13,9 @@ exit status is 1 if anywhere "auto" is more than 15 % slower.
 """
 
 import argparse
-import contextlib
-import io
+import json
 import os
-import subprocess
 import sys
-import tarfile
-import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +32,7 @@ from fastmlp.lab.table import notes, table, wrong
 from fastmlp.lab.timing import LEAST_FRACTION, summary
 from fastmlp.model.layout import parameter_count
 
-from . import calls, fits, inputs, many, processes, works  # noqa: F401 # calls of some are registered
+from . import against, calls, fits, inputs, many, processes, works  # noqa: F401 # calls of some are registered
 
 DEFAULT_PEERS = "fastmlp,jax,torch,torch:eager,sklearn,c"
 
@@ -44,23 +41,19 @@ ALLOWED = 1.15
 
 
 def main():
+    if sys.argv[1:2] == ["against"]:
+        return against.compare(sys.argv[2:])
     options = parsed()
     chosen = [work for work in trainings(options) if matches(options, work)]
-    # Another commit is compared in processes of its own, which take trainings alone.
-    others = [one for one in calls.CALLS if matches(options, one) and not options.against]
+    others = [one for one in calls.CALLS if matches(options, one)]
     if not chosen and not others:
-        what = "training" if options.against else "work"
-        sys.exit(f"no {what} is named {' '.join(options.works)!r}; groups: {', '.join(groups())}")
-    with contextlib.ExitStack() as stack:
-        if options.against:
-            other = stack.enter_context(checkout(options.against))
-            compare(chosen, other, options)
-        elif chosen:
-            time_peers(chosen, options)
-        if others:
-            warnings.simplefilter("ignore")
-            processes.print_heading("benchmarks")
-            calls.time_calls(others, options)
+        sys.exit(f"no work is named {' '.join(options.works)!r}; groups: {', '.join(groups())}")
+    if chosen:
+        time_peers(chosen, options)
+    if others:
+        warnings.simplefilter("ignore")
+        processes.print_heading("benchmarks")
+        calls.time_calls(others, options)
 
 
 def groups():
@@ -75,14 +68,9 @@ def parsed():
     )  # fmt: skip
     parser.add_argument("works", nargs="+", metavar="WORK", help="a group, or a part of names")
     parser.add_argument(
-        "--against",
-        metavar="COMMIT",
-        help="compare fastmlp with another commit or checkout, in pairs of turns",
-    )
-    parser.add_argument(
         "--peers", default=DEFAULT_PEERS, help="PEER or PEER:WAY, or backends; default %(default)s"
     )
-    parser.add_argument("--rounds", type=int, metavar="N", help="timed turns; default 7, or 30 pairs")
+    parser.add_argument("--rounds", type=int, metavar="N", help="timed turns; default 7")
     parser.add_argument(
         "--clock", choices=("wall", "cpu"), help="cpu: processor time, for one thread on a busy machine"
     )
@@ -176,8 +164,9 @@ def measure_turns(work, options):
     row = STEP if work.kind == "train" else work.kind, "", work.name, work.dtype
     try:
         for name in peers_of(options):
-            worker = processes.Worker(name, work, options.cores[: work.threads])
-            about = worker.about
+            given = name, work.name, work.dtype, json.dumps(work.draw)
+            worker = processes.Worker("worker", *given, cores=options.cores[: work.threads])
+            about = worker.read()
             if "version" in about:
                 workers[name], versions[name] = worker, about["version"]
                 print(f"{work.name}, {name}: {about['way']} of {about['tried_us'] or 'one way'}")
@@ -230,48 +219,6 @@ def print_gains(gains, names, clock):
         cells = [f"{gain:.2f}", work.name, f"{1e6 * own:.4g}", f"{rate:.0f}", *cells]
         rows.append((gain, f"| {' | '.join(cells)} |"))
     print("\n".join(line for _, line in sorted(rows)))
-
-
-# --- two commits --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def checkout(name):
-    """Yield the directory of a commit's files, or the directory of this name."""
-    if Path(name).is_dir():
-        yield Path(name).resolve()
-        return
-    done = subprocess.run(["git", "archive", name], cwd=processes.ROOT, capture_output=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr.decode().strip())
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-            archive.extractall(folder, filter="data")
-        yield Path(folder)
-
-
-def compare(chosen, other, options):
-    """Print the median of the ratios of both checkouts' times, and its 95 % confidence interval."""
-    clock, pairs = options.clock or "cpu", options.rounds or 30
-    print(f"{cpu()}, {pairs} pairs by the {clock} clock\n{'':60}ratio  95 % interval")
-    for work in chosen:
-        if work.kind != "train" or work.threads > len(options.cores):
-            continue
-        cores = options.cores[: work.threads]
-        workers = [processes.Worker("fastmlp", work, cores, place) for place in (processes.ROOT, other)]
-        try:
-            if left_out := [one.about for one in workers if "version" not in one.about]:
-                print(f"{work.name}: left out, {left_out[0]}")
-                continue
-            ratios = []
-            for pair in range(pairs):  # who comes first alternates
-                own, others = (one.turn()[clock] for one in workers[:: 1 if pair % 2 else -1])
-                ratios.append(own / others if pair % 2 else others / own)
-        finally:
-            for one in workers:
-                one.close()
-        taken = summary(ratios)
-        print(f"{work.name:58}{taken.median:7.3f}  {taken.low:.3f} to {taken.high:.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -59,41 +59,51 @@ def environment(threads):
     return env | limits()
 
 
-START = f"import fastmlp, sys; sys.path.insert(0, {str(ROOT)!r}); from benchmarks.worker import main; main()"
+START = f"import fastmlp, sys; sys.path.insert(0, {str(ROOT)!r}); from benchmarks.{{0}} import main; main()"
 """fastmlp is imported from the checkout that PYTHONPATH names, and the works are those of this checkout."""
 
 
 class Worker:
-    """A process that prepares a peer's work; `turn` makes the process compute once while all others wait.
+    """A process that answers JSON lines; it computes while all others wait.
 
-    checkout : the directory with the fastmlp to import
-    about : what the process said of itself
+    module : of this folder, whose `main` runs there; arguments : its texts
+    cores : which the process may use, with a thread for each
+    checkout : the directory with the fastmlp to import; variables : of the environment
     """
 
-    def __init__(self, peer, work, cores, checkout=ROOT):
-        env = environment(work.threads) | {"PYTHONPATH": os.pathsep.join([str(checkout), *_inherited()])}
+    def __init__(self, module, *arguments, cores, checkout=ROOT, **variables):
+        inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        env = environment(len(cores)) | {"PYTHONPATH": os.pathsep.join([str(checkout), *inherited])}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         pinned = partial(pin, cores) if hasattr(os, "sched_setaffinity") else None
-        command = [sys.executable, "-c", START, peer, work.name, work.dtype, json.dumps(work.draw)]
-        self.process = subprocess.Popen(command, env=env, cwd=checkout, preexec_fn=pinned, **pipes)
-        self.about = self._read()
+        command = [sys.executable, "-c", START.format(module), *arguments]
+        self.process = subprocess.Popen(
+            command, env=env | variables, cwd=checkout, preexec_fn=pinned, **pipes
+        )
 
-    def turn(self):
-        self.process.stdin.write("go\n")
+    def send(self, *request):
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        return self._read()
+
+    def turn(self, *request):
+        """Return the answer to a request."""
+        self.send(*request)
+        return self.read()
 
     def close(self):
         self.process.stdin.close()
         self.process.wait()
 
-    def _read(self):
+    def read(self):
         line = self.process.stdout.readline()
         return json.loads(line) if line else {"failed": f"died with status {self.process.wait()}"}
 
 
-def _inherited():
-    return filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+def answering():
+    """Return answer(**values), which writes a line to the pipe; what libraries print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    return lambda **values: print(json.dumps(values), file=answers)
 
 
 def print_heading(command):

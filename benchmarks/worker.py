@@ -7,7 +7,6 @@ held to the reference, NumPy in float64; then the fastest is kept, so that no op
 
 import importlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import numpy as np
 from fastmlp.lab.timing import CLOCKS, in_alternation, once
 
 from . import works
+from .processes import answering
 
 # Loss after a few steps: float32 rounding (6e-8) grown by sums over up to 1024 terms and by Adam,
 # which divides by the square root of tiny gradients.
@@ -41,12 +41,7 @@ class LeftOut(Exception):
 
 def main():
     """Take turns, by the arguments PEER[:WAY] WORK DTYPE DRAW."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints must not reach the pipe
-
-    def answer(**values):
-        print(json.dumps(values), file=answers)
-
+    answer = answering()
     try:
         turn, about = prepared(*sys.argv[1:])
     except ImportError as error:

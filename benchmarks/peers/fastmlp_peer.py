@@ -26,15 +26,15 @@ def unsupported(work):
 
 def ways(work, threads, shuffle=True, way=""):
     """See `benchmarks.peers`; a backend's name is a way, too."""
-    options = {"threads": threads, "shuffle": shuffle and not work.full_batch}
+    options = {"shuffle": shuffle and not work.full_batch}
     if way in ("auto", *fastmlp.backends()):
-        return {way: partial(_prepare, work, **options, backend=way)}
-    found = {"fit": partial(_prepare, work, **options)}
+        return {way: partial(prepare_train, work, threads, **options, backend=way)}
+    found = {"fit": partial(prepare_train, work, threads, **options)}
     if not work.network.is_chain:
         found["stepper"] = lambda: by_epochs(work, _by_stepper(work, threads=threads), shuffle)
     elif _has_its_own(work):
         # What "auto" changes to in a training long enough; the measured trainings are not.
-        found["specialized"] = partial(_prepare, work, **options, backend="specialized")
+        found["specialized"] = partial(prepare_train, work, threads, **options, backend="specialized")
     return found
 
 
@@ -45,9 +45,9 @@ def _has_its_own(work):
     return specialize(work.network, work.optimizer, work.batch, np.dtype(work.dtype)) is not None
 
 
-def _prepare(work, **options):
+def prepare_train(work, threads, **options):
     """Return run(epochs) of `fit`; data and start are made once."""
-    fit = partial(work.fit, work.data(), initial=work.start(), **options)
+    fit = partial(work.fit, work.data(), initial=work.start(), threads=threads, **options)
     return lambda epochs: fit(epochs=epochs).history["loss"]
 
 

@@ -15,6 +15,7 @@ import pytest
 from support.processes import complaints, python
 from support.selection import matrix
 
+from benchmarks import against
 from benchmarks.pages import table
 from benchmarks.processes import LIMITS, allowed
 from benchmarks.share import check_threads
@@ -158,15 +159,30 @@ def test_networks_drawn_at_random_are_measured():
     assert gains[0] > 0
 
 
-@pytest.mark.slow  # starts two processes
-def test_a_checkout_is_compared_on_a_network_drawn_at_random():
-    few = ("--count", "1", "--seed", "12", "--rounds", "2")
-    done = python("-m", "benchmarks", "drawn", "--against", ".", *few, cwd=ROOT)
-    name, ratio, low, high = re.fullmatch(
-        r"(.+?) +(\d\.\d{3})  (\d\.\d{3}) to (\d\.\d{3})", done.stdout.splitlines()[-1]
-    ).groups()
-    assert name == "16-200-30-64 b128 gelu softmax adam float32"
-    assert float(low) <= float(ratio) <= float(high)
+@pytest.mark.slow  # starts four processes
+@pytest.mark.parametrize("commit", [*["HEAD"][: (ROOT / ".git").exists()], str(ROOT)])
+def test_a_commit_is_compared_with_itself(commit, tmp_path):
+    row, given = "fit, 100 steps of 3-4-1", ["--to", commit, "--quick", "--rounds", "1"]
+    done = python(
+        "-m", "benchmarks", "against", commit, *given, row, cwd=ROOT, FASTMLP_CACHE_DIR=str(tmp_path)
+    )
+    assert complaints(done) == []
+    shown, _, end = done.stdout.splitlines()[-3:]
+    number, figure = r"\d+\.\d{3}", r"[\d.e+-]+"
+    assert re.fullmatch(rf"{row} +{figure} +{number} +{number}  {number} to {number}(  slower)?", shown)
+    assert re.fullmatch("[01] of 1 rows are slower by more than 3%", end)
+
+
+def test_a_row_that_one_side_lacks_is_left_out_in_a_line(capsys):
+    class Side:
+        def __init__(self, answer):
+            self.send, self.read = lambda *request: None, lambda: answer
+
+    lacks = Side({"failed": "AttributeError: module 'fastmlp' has no attribute 'GLU'"})
+    assert against.both_have("GLU", ("old", "new"), [Side({"value": 1.0})] * 2)
+    assert not against.both_have("GLU", ("old", "new"), [lacks, Side({"value": 1.0})])
+    said = "GLU: left out, old: AttributeError: module 'fastmlp' has no attribute 'GLU'\n"
+    assert capsys.readouterr().out == said
 
 
 @pytest.mark.slow  # starts a process for each peer
