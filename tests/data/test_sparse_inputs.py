@@ -11,7 +11,7 @@ import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, Network
 from fastmlp.backend import registry
 from fastmlp.data.arrays import clean_inputs
-from fastmlp.kernels.runtime import calls
+from fastmlp.kernels.runtime import session
 from fastmlp.model.rows import SparseRows
 
 X = np.array([[0, 2, 0, -1], [0, 0, 0, 0], [3, 0, 0, 1], [0, 0, 0, 5], [1, 0, 0, 0]], float)
@@ -203,7 +203,7 @@ def test_more_columns_than_numbers_of_32_bits_are_refused():
 
 def test_a_batch_of_more_non_zeros_than_are_counted_is_refused(monkeypatch):
     """As one of 2^31 would be, which takes 24 GiB."""
-    monkeypatch.setattr(calls, "MOST_TERMS", 5)
+    monkeypatch.setattr(session, "MOST_TERMS", 5)
     options = {"epochs": 1, "backend": "fused", "seed": 0}
     fastmlp.fit(NETWORK, scipy.sparse.csr_array(X), Y, batch_size=2, **options)
     says = r"^a batch may have 4 non-zeros, 5 rows have up to 6; take fewer rows$"

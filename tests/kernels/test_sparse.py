@@ -131,7 +131,7 @@ def test_workers_and_single_gradients_have_the_bits_of_one(which, optimizer, dty
                 )
             if optimizer != "sparse adam":  # gradients do not say which columns have non-zeros
                 found[inputs, backend, "gradient, update"] = by_gradients(
-                    registry.get(backend), network, OPTIMIZERS[optimizer], parameters, data, chunk
+                    backend, network, OPTIMIZERS[optimizer], parameters, data, chunk
                 )
     first, *others = found
     for other in others:

@@ -6,10 +6,10 @@ import scipy.sparse
 from support import naive
 from support.problems import eps
 from support.selection import some_backends
+from support.updates import update
 
 import fastmlp
 from fastmlp import EMA, AdamW, Dense, LayerNorm, Muon, Network
-from fastmlp.backend import registry
 from fastmlp.model.layout import flatten, layer_views
 from fastmlp.model.state import initial_state
 
@@ -31,7 +31,7 @@ def test_steps_are_the_published_ones(backend, nesterov):
     adam, biases = naive.Adam(decay=0.1), np.concatenate(BIASES)
     for gradient in GRADIENTS:
         state.gradients[...] = gradient
-        state = registry.get(backend).update(NETWORK, optimizer, state, 0.05, 0.05)
+        state = update(backend, NETWORK, optimizer, state, (0.05, 0.05))
         by_layer = layer_views(gradient, NETWORK)
         for w, m, (g, _) in zip(weights, momenta, by_layer, strict=True):
             m += 0.1 * (g - m)

@@ -9,6 +9,7 @@ from support.auto_choice import have_chosen
 from support.problems import data_set
 from support.selection import some_backends
 from support.small_fits import SMALL, X, Y, fit
+from support.updates import update
 
 import fastmlp
 from fastmlp import SGD, Adam, Callback, Network
@@ -41,7 +42,7 @@ def test_without_shuffling_rows_are_visited_in_order_and_the_last_batch_is_short
             data = Data(x, y, np.ones(len(x)))
             value = engine.gradient(SMALL, state.parameters, data, 0, 0, state.gradients)
             total += value * len(x)
-            state = engine.update(SMALL, optimizer, state, 0.05, 0.05)
+            state = update("reference", SMALL, optimizer, state, (0.05, 0.05))
         losses.append(total / 50)
     np.testing.assert_allclose(model.parameters, state.parameters, rtol=RELATIVE, atol=1e-13)
     np.testing.assert_allclose(model.history["loss"], losses, rtol=RELATIVE)

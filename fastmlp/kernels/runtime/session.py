@@ -138,6 +138,7 @@ class Session(Call):
 
         room : non-zeros to make room for, if the lists grow; by default `terms`
         """
+        terms = max(terms, 1)  # rows may be empty
         if terms > self.words[TERMS]:
             given = lists_for(inputs, max(terms, room), rows, self.workers)
             self.set(given)

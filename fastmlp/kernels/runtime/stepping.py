@@ -181,7 +181,7 @@ class CompiledSteps:
         return session
 
     def _show_sparse(self, session: Session, inputs: SparseRows) -> None:
-        terms = max(1, len(inputs.values))  # rows may be empty
+        terms = len(inputs.values)
         session.make_lists(inputs, terms, self._most_rows, room=2 * terms)
         session.set(words_of_inputs(inputs))
 
