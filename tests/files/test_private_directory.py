@@ -282,6 +282,7 @@ import ctypes, os, sys
 from fastmlp.kernels.jit import store
 
 PR_SET_DUMPABLE, CLONE_NEWUSER, user, libc = 4, 0x10000000, int(sys.argv[1]), ctypes.CDLL(None)
+store.package_digest()  # read while the sources can be: an environment in a private folder is root's
 os.setgroups([]), os.setgid(user), os.setuid(user)
 libc.prctl(PR_SET_DUMPABLE, 1)  # which a change of the user takes from a process
 if libc.unshare(CLONE_NEWUSER):  # it takes a process of one thread
