@@ -6,9 +6,7 @@ compilation and would lose as much again. So trainings lose at most twice the lo
 
 from __future__ import annotations
 
-import os
 import threading
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -18,9 +16,6 @@ from fastmlp.kernels.variant import SpecializedProgram
 from fastmlp.system import forks
 from fastmlp.system.budget import available_cores
 from fastmlp.system.compiling import uncounted
-
-for name in {"FASTMLP_BACKGROUND", "FASTMLP_GENERIC"} & {*os.environ}:
-    warnings.warn(f"{name} has no effect any more, and 2.0 will not know it", FutureWarning, stacklevel=2)
 
 _lock = threading.RLock()  # a signal handler may fork while this thread holds it
 forks.wait_for(_lock)

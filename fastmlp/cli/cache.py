@@ -18,7 +18,6 @@ KINDS = {
     "names": "of programs, by the sources that they were compiled from",
     "abandoned": "by processes that were killed",
     "locks": "between processes that compile",
-    "others": "of earlier versions",
 }
 """The kinds of files, in the order of display."""
 
@@ -61,7 +60,7 @@ def _cache(arguments: argparse.Namespace) -> int:
     except store.StoreUnusable as refused:
         print(f"nothing is kept: {refused}")
         return 0
-    found = [*store.files(folder), *store.listed(folder, store.OTHERS)]
+    found = [*store.files(folder), *store.listed(folder, store.LOCK)]
     if arguments.clear:
         removed = [size for _, size, name in found if _removed(folder, name)]
         print(f"removed    {_shown(len(removed), sum(removed))} of {folder.path}")
@@ -115,7 +114,7 @@ def _kind(name: str) -> str:
             return "names"
         case "tmp":
             return "abandoned"
-    return "locks" if name.startswith("lock.") else "others"
+    return "locks"
 
 
 def _removed(folder: PrivateDirectory, name: str) -> bool:

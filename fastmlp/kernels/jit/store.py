@@ -52,14 +52,11 @@ BOUND, MOST_BYTES = "FASTMLP_CACHE_BYTES", 512 << 20
 ROOM = 1 << 20
 """Free bytes needed before a message promises to save a program: 0.3 MB, and its lazy functions the rest."""
 
-NAME = re.compile(r".*\.[0-9a-f]{32}\.(bin|json|name)|.+\.[0-9a-f]{8}\.tmp")
+NAME = re.compile(r".*\.[0-9a-f]{32}\.(bin|name)|.+\.[0-9a-f]{8}\.tmp")
 """The name of a file of machine code; `.tmp` is the ending of an unfinished file."""
 
-OTHERS = re.compile(
-    r"lock\.[0-9a-f]"
-    r"|lock\.(names|partner)|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})|.*\.[0-9a-f]{32}\.done"
-)
-"""The name of a lock, or of files left by versions before 1.0, which do not count for the bound."""
+LOCK = re.compile(r"lock\.[0-9a-f]")
+"""The name of a lock, which does not count for the bound."""
 
 ABANDONED_SECONDS = 3600
 """The age of unfinished files left by killed processes."""
