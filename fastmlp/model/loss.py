@@ -27,12 +27,6 @@ CHAIN: dict[str, Callable[[Expression, Expression], Expression]] = {
 }
 """The derivative by the logit, from the derivative by the output a; by the output's activation."""
 
-RESERVED = {
-    *("mse", "mae", "huber", "binary_cross_entropy", "cross_entropy", "poisson", "pinball"),
-    "poisson_deviance",
-}
-"""Names refused for custom losses. Younger built-in names are allowed; keys distinguish the losses."""
-
 
 class Loss(Component):
     """A custom loss: the mean over rows and outputs of a function of an output and a target.
@@ -122,7 +116,9 @@ class Loss(Component):
     def _set(
         self, name: str, value: Expression, source: str, output: str, parameter: tuple[float, ...] | None
     ) -> None:
-        self._identify(name, RESERVED, value, form=output, data=parameter)
+        from fastmlp.model.losses import LOSSES
+
+        self._identify(name, LOSSES, value, form=output, data=parameter)
         self.function, self.source, self.outputs, self.parameter = value, source, (output,), parameter
         self.value = value if self.by_row else operate("sum", value)
         derivative = gradient(self.value, source)
