@@ -32,7 +32,7 @@ def adam_step(p, g, moments, rate, c, t):
     return p - rate * (m / (1 - c.beta1**t)) / (np.sqrt(v / (1 - c.beta2**t)) + 1e-8), m, v
 
 
-mish = Activation("mish", lambda z: z * np.tanh(np.log1p(np.exp(z))))
+mish = Activation("own_mish", lambda z: z * np.tanh(np.log1p(np.exp(z))))
 swish = Activation("swish", lambda z: z / (1 + np.exp(-z)))
 rectifier = Activation("rectifier", lambda z: np.maximum(z, 0), slope=lambda a: np.where(a > 0, 1.0, 0.0))
 squared = Loss("squared", lambda output, target: (output - target) ** 2)

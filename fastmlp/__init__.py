@@ -6,8 +6,6 @@ import atexit
 import importlib
 import os
 import sys
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fastmlp.system import forks  # first: forks wait for the imports that come after it
@@ -159,42 +157,6 @@ _ROOMS = {
 }
 register(lambda name: importlib.import_module(f"fastmlp.{_ROOMS.get(name, 'exchange')}.{name}"))
 register_file("table", _read_table)
-
-
-_MOVED = {
-    "distributed.data_parallel": "distributed.training",
-    "model.likelihoods": "model.losses",
-    "model.own_layers": "model.custom",
-    "model.own_losses": "model.loss",
-    "model.own_rules": "model.optimizer",
-    "model.pieces": "model.custom",
-    "testing.pieces": "testing.components",
-    "training.callbacks": "callbacks.standard",
-    "training.model": "trained.model",
-    "training.pruning": "callbacks.standard",
-}
-"""Present modules by the names of earlier versions, for pickles."""
-
-
-class _Moved:
-    """Finds modules by earlier names: a module with the present module's names."""
-
-    @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        moved = name.removeprefix("fastmlp.") in _MOVED and name.startswith("fastmlp.")
-        return ModuleSpec(name, _Moved) if moved else None  # type: ignore[arg-type]
-
-    @staticmethod
-    def create_module(spec: ModuleSpec) -> None:
-        """Leave the new module to Python."""
-
-    @staticmethod
-    def exec_module(module: ModuleType) -> None:
-        present = importlib.import_module(f"fastmlp.{_MOVED[module.__name__.removeprefix('fastmlp.')]}")
-        vars(module).update((name, value) for name, value in vars(present).items() if name[:2] != "__")
-
-
-sys.meta_path.append(_Moved)
 
 
 def __getattr__(name: str) -> Any:

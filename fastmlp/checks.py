@@ -9,10 +9,9 @@ import numbers
 import re
 import sys
 import textwrap
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, field, fields
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,27 +19,6 @@ from numpy.typing import NDArray
 
 class CheckpointError(ValueError):
     """The file is damaged, is no checkpoint, or belongs to another training."""
-
-
-Given = ParamSpec("Given")
-Result = TypeVar("Result")
-
-
-def former_names(**names: str) -> Callable[[Callable[Given, Result]], Callable[Given, Result]]:
-    """Return a decorator for a function whose arguments had other names; a former name warns until 2.0."""
-
-    def decorated(function: Callable[Given, Result]) -> Callable[Given, Result]:
-        @functools.wraps(function)
-        def call(*given: Given.args, **named: Given.kwargs) -> Result:
-            for former in names.keys() & named.keys():
-                said = f"{function.__name__}({former}=) is {function.__name__}({names[former]}=) now"
-                warnings.warn(f"{said}, and goes in 2.0", FutureWarning, stacklevel=2)
-                named[names[former]] = named.pop(former)
-            return function(*given, **named)
-
-        return call
-
-    return decorated
 
 
 def message_of(error: BaseException) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -160,9 +159,6 @@ class Run:
         self.stop_reason = reason
 
 
-RENAMED = "deprecated: its name is next_epoch"
-
-
 class Callback:
     """Base of callbacks; override methods as needed.
 
@@ -173,13 +169,6 @@ class Callback:
     """
 
     writes_training: ClassVar[bool] = False
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Take over `hear_by`, the former name of `next_epoch`."""
-        super().__init_subclass__(**options)
-        if "hear_by" in vars(cls) and "next_epoch" not in vars(cls):
-            warnings.warn(f"{cls.__name__}.hear_by is {RENAMED}", DeprecationWarning, stacklevel=2)
-            cls.next_epoch = cls.hear_by  # type: ignore[method-assign]
 
     def on_train_begin(self, run: Run) -> None:
         """Run before the first step."""
@@ -198,11 +187,6 @@ class Callback:
         the training with a ValueError.
         """
         return run.epoch + 1
-
-    def hear_by(self, run: Run) -> int:
-        """Return `next_epoch` by its former name."""
-        warnings.warn(f"Callback.hear_by is {RENAMED}", DeprecationWarning, stacklevel=2)
-        return run.epoch + 1 if type(self).hear_by is not Callback.hear_by else self.next_epoch(run)
 
     def on_train_end(self, run: Run) -> None:
         """Run after the last step, however training ended."""

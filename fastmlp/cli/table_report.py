@@ -99,7 +99,7 @@ def described(estimator: Estimator) -> dict[str, Any]:
 
 def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
     """Print lines about a model and the training rows; found : as `described` returns it, and more."""
-    task, encoding, report = estimator.task_, estimator.encoding_, estimator.report_ or {}
+    task, encoding, report = estimator.task_, estimator.encoding_, estimator.report_
     if "rows" in report:
         source = f"{found['file']}: " if "file" in found else ""
         how = f", {words}" if (words := report.get("held out")) else ""
@@ -150,7 +150,7 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
 
 def _print_notes(estimator: Estimator, found: dict[str, Any]) -> None:
     """Print doubts about columns, columns of many levels, and words read as missing."""
-    report = estimator.report_ or {}
+    report = estimator.report_
     for row in [row for row in report.get("columns", ()) if row["doubt"]][:MOST_LINES]:
         reason, kind, shown = row["doubt"]
         option = shlex.quote(f"{row['name']}={shown}")
@@ -207,7 +207,7 @@ def _shown(score: float | None, rounding: float = 0.0) -> str:
 
 def print_scores(estimator: Estimator) -> None:
     """Print the table of the report."""
-    report, task = estimator.report_ or {}, estimator.task_
+    report, task = estimator.report_, estimator.task_
     if "scores" not in report:
         return
     scores, rows, classes = report["scores"], report["rows"], getattr(task, "classes", ())

@@ -193,7 +193,7 @@ def train(arguments: argparse.Namespace) -> int:
             trained, learned = frame.filter(~held), y[~held]
             estimator.learn(trained, learned, target, numbered, texts)
             estimator.describe(frame, y, texts, held if held.any() else None)
-            of_columns = estimator.report_ or {}
+            of_columns = estimator.report_
             doubt = estimator.doubt(trained, learned, deadline)
             judged, judged_y = frame.filter(held), y[held]
             if arguments.test is not None:

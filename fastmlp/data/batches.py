@@ -18,7 +18,7 @@ from fastmlp.data.seeding import Streams
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.network import Network
 from fastmlp.model.rows import SparseRows, unpacked
-from fastmlp.model.state import NO_ORDER, Snapshot
+from fastmlp.model.state import Snapshot
 
 if TYPE_CHECKING:
     from fastmlp.data.windows import Window, Windows
@@ -70,8 +70,6 @@ class Batches:
             self.most = microbatch + joins
         self.orders, self._before = orders, before
         self._first = 0  # the epoch of the first row of _orders
-        self._earlier = -1, NO_ORDER
-        """An epoch begun by an earlier version, and the epoch's order."""
         if orders is not None:
             self._orders = np.empty((0, rows), np.int64)
 
@@ -100,19 +98,8 @@ class Batches:
         within = step % self.per_epoch * self.batch_size  # divmod and min are calls, and this asks thrice
         return step // self.per_epoch * self.rows + (within if within < self.rows else self.rows)
 
-    def earlier(self, step: int) -> tuple[NDArray[np.int64], dict[str, Any]]:
-        """Return (order, order_state) of a `Snapshot` before a step."""
-        epoch, within = divmod(step, self.per_epoch)
-        begun, order = self._earlier
-        return order if within and epoch == begun else NO_ORDER, {}
-
     def resume(self, saved: Snapshot) -> None:
-        """Go on from a snapshot."""
-        if self.orders is not None and saved.order.size:
-            self._first = saved.step // self.per_epoch
-            # A copy: a file's arrays are read-only, and a backend would compile once more for such arrays.
-            self._orders = saved.order.reshape(-1, self.rows).copy()
-            self._earlier = self._first, self._orders[0]
+        """Go on from a snapshot: the step alone says which rows are next."""
 
     def steps_within(self, visits: int) -> int:
         """Return how many steps visit about `visits` rows; without a bound if no orders are drawn."""
@@ -230,7 +217,7 @@ class WindowBatches:
         self.rows = rows
         """Rows of an epoch, 0 while unknown."""
         self.data = first.data
-        self._order, self._at, self._step, self._rows_before = NO_ORDER, 0, 0, 0
+        self._order, self._at, self._step, self._rows_before = np.arange(0), 0, 0, 0
         self._epochs = 0
         self._skipped = self.epoch_step = self._epoch_rows = self._number = 0
         """Steps of an earlier training left to skip; of the epoch the first step, the visited rows, and the
@@ -238,24 +225,12 @@ class WindowBatches:
         """
         self._weighs = False
         """True once a visited row of the epoch has a weight above 0."""
-        self._earlier: tuple[dict[str, Any], np.random.Generator] | None = None
-        """Of an epoch begun before version 1.0: the first state of the generator of orders, and the
-        generator.
-        """
 
     def resume(self, saved: Snapshot) -> None:
         """Go on from a snapshot; the epoch's earlier rows are read again."""
         self._epochs, self._skipped = len(saved.history["loss"]), saved.epoch_step
         self._step = saved.step - saved.epoch_step
         self._rows_before = self._epochs * self.rows if self.rows else self._step * self.batch_size
-        if self._orders is not None and saved.order_state:
-            rng = np.random.default_rng()
-            rng.bit_generator.state = saved.order_state
-            self._earlier = saved.order_state, rng
-
-    def earlier(self, step: int) -> tuple[NDArray[np.int64], dict[str, Any]]:
-        """Return (order, order_state) of a `Snapshot`."""
-        return NO_ORDER, {} if self._earlier is None else self._earlier[0]
 
     # --- windows ------------------------------------------------------------------------------------
 
@@ -301,15 +276,9 @@ class WindowBatches:
         self._window, self.data, self._at, self._first = window, window.data, 0, False
         self._order = np.arange(carried + window.rows)
         if self._orders is not None:
-            self._order[carried:] = self._drawn(self._orders, window.rows) + carried
-
-    def _drawn(self, orders: Orders, rows: int) -> NDArray[np.int64]:
-        """Return the order of the window's rows."""
-        drawn = np.arange(rows)[None]
-        if self._earlier is not None:
-            return self._earlier[1].permuted(drawn, axis=1)[0]
-        orders.draw(self._before + self._epochs, drawn, self._number)
-        return drawn[0]
+            drawn = self._order[None, carried:]
+            self._orders.draw(self._before + self._epochs, drawn, self._number)
+            drawn += carried
 
     # --- steps --------------------------------------------------------------------------------------
 
@@ -347,7 +316,7 @@ class WindowBatches:
             self._epochs += 1
             if not self._weighs:
                 raise ValueError(f"the weights of epoch {self._epochs} are all zero")
-            self.rows, self._epoch_rows, self._earlier = self._epoch_rows, 0, None
+            self.rows, self._epoch_rows = self._epoch_rows, 0
             self._rows_before = self._epochs * self.rows  # a training that is resumed did not know that
 
     def _pass_over(self, step: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import operator
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
@@ -405,8 +404,6 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        usual = inspect.signature(type(self).__init__).parameters.values()
-        given = {one.name: one.default for one in usual if one.default is not one.empty}
-        super().__setstate__({**given, **state})  # an earlier version had fewer parameters
+        super().__setstate__(state)
         if "_model" in state:
             self._adopt(self.__dict__.pop("_model"))

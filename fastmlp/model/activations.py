@@ -44,8 +44,7 @@ class Activation(Component):
     Parameters
     ----------
     name : str
-        Letters, digits and _; no built-in name but selu, mish and hardswish, which are younger than this
-        class.
+        Letters, digits and _; no built-in name.
     function : callable
         function(z) returns the activation of a number, in NumPy's words: operators, comparisons, `np.exp`,
         `np.where` and more, listed in docs/custom-components.md. The function is called here, to be traced;
@@ -122,8 +121,7 @@ class Activation(Component):
     def _set(self, name: str, value: Expression, slope: Expression, parameters: Sequence[Any] = ()) -> None:
         self.parameters = tuple(Parameter(*one) for one in parameters)
         names = tuple(one.name for one in self.parameters)
-        known = ACTIVATIONS.keys() - YOUNGER
-        self._identify(name, known, value, slope, form=names, data=self.parameters)
+        self._identify(name, ACTIVATIONS, value, slope, form=names, data=self.parameters)
         self.value, self.derivative = value, slope
         self.hidden, self.output = True, False
         if self.parameters:
@@ -255,10 +253,6 @@ ACTIVATIONS = {
     )
 }  # fmt: skip
 """The built-in activations by name; each formula stands here once for every kernel."""
-
-YOUNGER = frozenset({"selu", "mish", "hardswish"})
-"""Built-in names allowed for custom activations: files of models may hold custom activations with these
-names, from versions without the built-in functions."""
 
 HIDDEN = tuple(name for name, entry in ACTIVATIONS.items() if entry.hidden)
 """The names for hidden layers, besides an `Activation`."""

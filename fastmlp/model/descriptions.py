@@ -37,24 +37,10 @@ COMPONENTS: dict[str, type[Component]] = {
     kind.__name__: kind for kind in (Activation, Layer, Loss, RowLoss, Rule)
 }
 
-YOUNGER = {
-    "convention": "torch",
-    "epsilon_hat": False,
-    "amsgrad": False,
-    "layer_rates": None,
-    "layer_decays": None,
-    "decay_norms": True,
-    "decay_biases": True,
-    "averaging": None,
-    "keeps_signs": False,
-    "input_scale": 1.0,
-}
-"""Fields younger than the file format, with their values for files without the fields."""
-
 
 def identified(component: Component) -> dict[str, Any]:
     """Return the name and the digest of a custom component, for comparison with the component itself."""
-    return {"piece": component.name, "digest": component.digest}
+    return {"component": component.name, "digest": component.digest}
 
 
 def described(value: object, of_component: Callable[[Component], Any] = identified) -> Any:
@@ -73,9 +59,7 @@ def described(value: object, of_component: Callable[[Component], Any] = identifi
             if isinstance(value, Network)
             else {field.name: getattr(value, field.name) for field in fields(value)}
         )
-        parts = {
-            k: described(v, of_component) for k, v in named.items() if k not in YOUNGER or v != YOUNGER[k]
-        }
+        parts = {name: described(part, of_component) for name, part in named.items()}
         return {"type": type(value).__name__, **parts}
     match value:
         case None | str():
@@ -111,14 +95,12 @@ def restored(description: Any, of_component: Callable[[dict[str, Any]], Any] | N
         If the description is invalid.
     """
     match description:
-        case {"piece": _}:
+        case {"component": _}:
             return (of_component or _of_formulas)(description)
         case {"named": named}:  # a list, since files sort the keys of objects
             return {name: restored(one, of_component) for name, one in named}
         case {"nodes": nodes}:
             return expression_of(nodes)
-        case {"constants": constants}:  # of a version before 1.0
-            return constants
         case dict():
             kind = TYPES[description["type"]]
             return kind(**{k: restored(v, of_component) for k, v in description.items() if k != "type"})
@@ -129,8 +111,8 @@ def restored(description: Any, of_component: Callable[[dict[str, Any]], Any] | N
 
 def _formulas(component: Component) -> dict[str, Any]:
     kind, *parts = cast(tuple[Any, ...], component.__reduce__())[1]
-    return {"piece": kind.__name__, "parts": [with_formulas(part) for part in parts]}
+    return {"component": kind.__name__, "parts": [with_formulas(part) for part in parts]}
 
 
 def _of_formulas(description: dict[str, Any]) -> Any:
-    return custom.restored(COMPONENTS[description["piece"]], *map(restored, description["parts"]))
+    return custom.restored(COMPONENTS[description["component"]], *map(restored, description["parts"]))

@@ -182,10 +182,3 @@ def without_penalties(layer: Part) -> Part:
         case Residual():
             return Residual(*map(without_penalties, layer.layers), name=layer.name)
     return layer
-
-
-def __getattr__(name: str) -> type[Part]:
-    """Return a layer by name, for pickles of earlier versions with all layers in this file."""
-    if name not in LAYERS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return LAYERS[name]

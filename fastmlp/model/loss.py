@@ -27,11 +27,10 @@ CHAIN: dict[str, Callable[[Expression, Expression], Expression]] = {
 }
 """The derivative by the logit, from the derivative by the output a; by the output's activation."""
 
-RESERVED = {
-    *("mse", "mae", "huber", "binary_cross_entropy", "cross_entropy", "poisson", "pinball"),
-    "poisson_deviance",
-}
-"""Names refused for custom losses. Younger built-in names are allowed; keys distinguish the losses."""
+LOSSES: dict[str, Loss] = {}
+"""All losses by name, with default parameters; `losses` fills the table. The outputs of a loss are the
+activations within the loss's range; likelihoods take a single, canonical output, with a fused form that is
+stable for logits of any size."""
 
 
 class Loss(Component):
@@ -122,7 +121,7 @@ class Loss(Component):
     def _set(
         self, name: str, value: Expression, source: str, output: str, parameter: tuple[float, ...] | None
     ) -> None:
-        self._identify(name, RESERVED, value, form=output, data=parameter)
+        self._identify(name, LOSSES, value, form=output, data=parameter)
         self.function, self.source, self.outputs, self.parameter = value, source, (output,), parameter
         self.value = value if self.by_row else operate("sum", value)
         derivative = gradient(self.value, source)
@@ -233,15 +232,15 @@ class BuiltInLoss(checks.CheckedFields, Loss):
         return type(self), tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
 
 
-def built_in(table: dict[str, Loss], *outputs: str, **facts: Any) -> Callable[[Formula], Formula]:
-    """Return a decorator: the formula becomes an entry of a table, by the formula's name.
+def built_in(*outputs: str, **facts: Any) -> Callable[[Formula], Formula]:
+    """Return a decorator: the formula becomes an entry of LOSSES, by the formula's name.
 
     outputs : allowed activations; facts : attributes of `Loss` other than the defaults
     """
 
     def add(element: Formula) -> Formula:
         name = element.__name__
-        entry = table[name] = Loss.__new__(Loss)
+        entry = LOSSES[name] = Loss.__new__(Loss)
         vars(entry).update(name=name, key=name, digest="", outputs=outputs, element=element, parameter=None)
         vars(entry).update(facts)
         return element

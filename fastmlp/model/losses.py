@@ -19,12 +19,8 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.formulas import elementary
 from fastmlp.formulas.numbers import DtypeConstant, at_least, at_most, fma, magnitude, where
+from fastmlp.model.loss import LOSSES as LOSSES
 from fastmlp.model.loss import BuiltInLoss, Loss, built_in, numbers_of
-
-LOSSES: dict[str, Loss] = {}
-"""All losses by name, with default parameters; the classes take other parameters. The outputs of a loss are
-the activations within the loss's range; likelihoods take a single, canonical output, with a fused form that
-is stable for logits of any size."""
 
 RANGES = "identity", "sigmoid", "softmax", "exp"
 CLASSES = {"of_logs": True, "by_row": True, "targets": "distributions"}
@@ -35,21 +31,21 @@ COUNTS = {"by_logit": True, "targets": "at least 0", "sklearn_divisor": 1.0}
 # derivative by the output, or by the logit where `by_logit`.
 
 
-@built_in(LOSSES, *RANGES, sklearn_divisor=2.0)
+@built_in(*RANGES, sklearn_divisor=2.0)
 def mse(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     """(a - y)^2."""
     r = a - y
     return r * r, r + r
 
 
-@built_in(LOSSES, *RANGES)
+@built_in(*RANGES)
 def mae(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     """|a - y|."""
     r = a - y
     return magnitude(r), elementary.sign(r)
 
 
-@built_in(LOSSES, *RANGES, parameter=(1.0,))
+@built_in(*RANGES, parameter=(1.0,))
 def huber(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     """r^2 / 2 up to |r| = delta, and its tangent beyond; r = a - y."""
     r, d = a - y, parameter
@@ -73,13 +69,13 @@ class Huber(BuiltInLoss):
     delta: float = checks.positive(1.0)
 
 
-@built_in(LOSSES, "sigmoid", clips=True, sklearn_divisor=1.0, **EVENTS)
+@built_in("sigmoid", clips=True, sklearn_divisor=1.0, **EVENTS)
 def binary_cross_entropy(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     """log(1 + e^z) - y z, of a logit of any size."""
     return fma(-z, y, elementary.softplus(z)), a - y
 
 
-@built_in(LOSSES, "softmax", by_logit=True, clips=True, **CLASSES)
+@built_in("softmax", by_logit=True, clips=True, **CLASSES)
 def cross_entropy(z: Any, a: Any, y: Any, parameters: Any, before: Any) -> tuple[Any, Any]:
     """-y log(a), with smoothed targets: y - smoothing y + smoothing / classes.
 
@@ -111,13 +107,13 @@ class CrossEntropy(BuiltInLoss):
         return self.smoothing / n_out, *(self.smoothing,) * (n_out - 1)
 
 
-@built_in(LOSSES, "exp", **COUNTS)
+@built_in("exp", **COUNTS)
 def poisson(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     """a - y log(a), of a logit log(a)."""
     return fma(-y, z, a), a - y
 
 
-@built_in(LOSSES, "identity", "sigmoid", "exp", parameter=(0.5,))
+@built_in("identity", "sigmoid", "exp", parameter=(0.5,))
 def pinball(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     """|r|, (1 - quantile) times above 0 and quantile times below; r = a - y."""
     r = a - y
@@ -145,14 +141,14 @@ class Quantiles(BuiltInLoss):
         return found
 
 
-@built_in(LOSSES, "exp", **COUNTS)
+@built_in("exp", **COUNTS)
 def poisson_deviance(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     """`poisson` minus the value of `poisson` at the target."""
     least = where(magnitude(y) < elementary.SMALLEST_NORMAL, 0.0, y * (1.0 - elementary.log(y)))
     return fma(-y, z, a) - least, a - y
 
 
-@built_in(LOSSES, "exp", by_logit=True, targets="above 0")
+@built_in("exp", by_logit=True, targets="above 0")
 def gamma_deviance(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     """y / a - log(y / a) - 1, half the gamma deviance, of a logit log(a)."""
     log_ratio = elementary.log(at_least(y, elementary.SMALLEST_NORMAL)) - z
@@ -160,7 +156,7 @@ def gamma_deviance(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     return excess - log_ratio, -excess
 
 
-@built_in(LOSSES, "softmax", parameter=(2.0,), **CLASSES)
+@built_in("softmax", parameter=(2.0,), **CLASSES)
 def focal(z: Any, a: Any, y: Any, parameters: Any, before: Any) -> tuple[Any, Any]:
     """-y (1 - a)^gamma log(a)."""
     gamma, rest = parameters[0], -elementary.expm1(z)
@@ -184,7 +180,7 @@ class Focal(BuiltInLoss):
     gamma: float = checks.number(2.0, 0)
 
 
-@built_in(LOSSES, "sigmoid", parameter=(2.0,), **EVENTS)
+@built_in("sigmoid", parameter=(2.0,), **EVENTS)
 def binary_focal(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     """-y (1 - a)^gamma log(a) - (1 - y) a^gamma log(1 - a), of a logit of any size."""
     of_no, of_yes = elementary.softplus(z), elementary.softplus(-z)  # -log(1 - a), -log(a)
@@ -212,7 +208,7 @@ MOST_LOG_DISPERSION = 20.0
 """The upper clamp of `negative_binomial`'s log dispersion; the lower clamp is the negative."""
 
 
-@built_in(LOSSES, "identity", by_logit=True, outputs_per_target=2)
+@built_in("identity", by_logit=True, outputs_per_target=2)
 def gaussian(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     """(log v + (y - mean)^2 / v) / 2, with log v as the second output; and both derivatives."""
     mean, log_variance = z
@@ -235,7 +231,7 @@ class Gaussian(BuiltInLoss):
     entry = LOSSES["gaussian"]
 
 
-@built_in(LOSSES, "identity", by_logit=True, outputs_per_target=2, targets="at least 0")
+@built_in("identity", by_logit=True, outputs_per_target=2, targets="at least 0")
 def negative_binomial(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     """-log of the probability of y, of mean m and variance m + d m^2, without log(y!).
 

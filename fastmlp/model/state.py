@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import checks
 from fastmlp.model.schedules import BEGINNING, Since
 
 Array = NDArray[Any]
@@ -64,9 +62,6 @@ class TrainState(NamedTuple):
         return _made(TrainState, (*self[:3], step, threads))
 
 
-NO_ORDER = np.empty(0, np.int64)
-
-
 class Snapshot(NamedTuple):
     """A training between two chunks: the whole input of the remaining training.
 
@@ -80,8 +75,6 @@ class Snapshot(NamedTuple):
     history : lists with a value for every complete epoch
     callbacks : (class name, `Callback.state_dict()`) of callbacks with a state; {} for a fresh start
     rate_factor : a factor of learning rates
-    order : (rows,) int64, of an epoch begun by a version before 1.0; else empty, as the seed gives the order
-    order_state : of the PCG64 for the orders of such an epoch's windows; else {}
     since : the start of epochs of so many steps; step, epoch_step and history count from there
     other_steps : the steps of since.step by another rule, left out of this rule's corrections
     earlier : the history before `since`
@@ -96,8 +89,6 @@ class Snapshot(NamedTuple):
     history: dict[str, list[float]]
     callbacks: list[tuple[str, dict[str, Any]]]
     rate_factor: float = 1.0
-    order: NDArray[np.int64] = NO_ORDER
-    order_state: dict[str, Any] = {}  # noqa: RUF012  # never written
     since: Since = BEGINNING
     other_steps: int = 0
     earlier: dict[str, list[float]] = {}  # noqa: RUF012  # never written
@@ -109,23 +100,6 @@ class Snapshot(NamedTuple):
             return self.history
         names = {**self.earlier, **self.history}
         return {name: self.earlier.get(name, []) + self.history.get(name, []) for name in names}
-
-
-def of_format_1(snapshot: Snapshot, pending: NDArray[np.float64]) -> Snapshot:
-    """Return a snapshot of a version before 1.0 in the present form.
-
-    snapshot : with the order, and the order_state of later epochs, too; callbacks have a fraction of the rate
-    pending : (2 + heads, steps), the losses of each step of the epoch under way
-    """
-    steps, drawn = pending.shape[1], snapshot.order.size
-    return snapshot._replace(
-        epoch_step=steps,
-        sums=np.add.reduce(pending, axis=1),
-        rate_factor=math.prod(
-            checks.real("share", state.get("share", 1.0), 0, 1) for _, state in snapshot.callbacks
-        ),
-        order_state=snapshot.order_state if steps and not drawn else {},
-    )
 
 
 def initial_state(parameters: Array, moment_rows: int = 2, step: int = 0) -> TrainState:

@@ -104,15 +104,15 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         prediction, over the target's deviation
     trials_ : list of SearchTrial, the trials of the search
     shortened_ : str or None, in words the networks, epochs and rows that `time_limit` left out
-    report_ : dict or None; "columns" has a row for each column: name, kind, use, missing values, levels of a
+    report_ : dict; "columns" has a row for each column: name, kind, use, missing values, levels of a
         category, an example, and a doubt; `fastmlp train`, and `fit` with `test`, add scores
-    fingerprint_ : str or None, digests of the table of the training, and of each table of `fit_more`
+    fingerprint_ : str, digests of the table of the training, and of each table of `fit_more`
     held_ : (rows,) array of bool or None, rows of that table held out for the report
     feature_names_in_ : (columns,) array of str, the columns of the table
     """
 
     _task: str
-    report_: dict[str, Any] | None
+    report_: dict[str, Any]
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
             row_numbers = {*row_numbers, *numbers_of_rows(whole)}
         del whole
         self.learn(frame, values, target.name, row_numbers, texts)
-        rows = (self.report_ or {})["columns"]
+        rows = self.report_["columns"]
         if line := in_doubt([row for row in rows if row["name"] not in said]):
             warnings.warn(line, stacklevel=2)
         targets = Targets(self.task_, values)
@@ -212,7 +212,7 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         self.train(encoded, values, weights, deadline, dependence)
         if test is not None:
             scores = report.compared(self, report.outputs_in_parts(self, tested), judged, others)
-            self.report_ = (self.report_ or {}) | scores
+            self.report_ |= scores
         if self.shortened_ is not None:
             by = "there was" if deadline.interrupted else f"time_limit={self.time_limit:g} left"
             warnings.warn(f"{by} room for {self.shortened_}", stacklevel=2)
@@ -279,7 +279,7 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         self, frame: pl.DataFrame, y: Array, found: FoundWritings | None = None, held: Array | None = None
     ) -> None:
         """Keep the facts of a whole table, whose rows but those held out, (rows,), were learned from."""
-        self.fingerprint_: str | None = self.encoding_.fingerprint(frame, y)
+        self.fingerprint_ = self.encoding_.fingerprint(frame, y)
         self.report_ = {"columns": rows_of_columns(self.encoding_, frame, found)}
         self.held_ = held
 
@@ -367,7 +367,7 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         if len(values) < held_out.FOLDS:
             least = held_out.FOLDS
             raise TableError(f"at least {least} rows with a target are needed, got {len(values)}")
-        digest, known = self.encoding_.fingerprint(frame, values), (self.fingerprint_ or "").split()
+        digest, known = self.encoding_.fingerprint(frame, values), self.fingerprint_.split()
         again = ["the model has learned from this table: errors of intervals will be too small"]
         for line in self.encoding_.remarks(frame) + again * (digest in known):
             warnings.warn(line, stacklevel=2)
@@ -375,8 +375,8 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         encoded, targets = self.encoding_.encoded(frame, self._dtype), self.task_.encoded(values)
         training = self._training(encoded, targets, weights, self.recipe_, dependence, Deadline())
         self._take(selection.more(training, self.groups_), training, weights)
-        before = (self.report_ or {}).get("held out"), f"before {len(values)} rows more were learned"
-        self.report_ = (self.report_ or {}) | {"held out": ", ".join(filter(None, before))}
+        before = self.report_.get("held out"), f"before {len(values)} rows more were learned"
+        self.report_ |= {"held out": ", ".join(filter(None, before))}
         self.fingerprint_ = " ".join([*known, digest])
         return self
 
@@ -503,7 +503,7 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         X, y : a table and its target, as for `fit`
         """
         frame, values, _ = self._read(X, y)
-        known, digest = (self.fingerprint_ or "").split(), self.encoding_.fingerprint(frame, values)
+        known, digest = self.fingerprint_.split(), self.encoding_.fingerprint(frame, values)
         if digest not in known:
             return frame, values, None
         if self.held_ is None or len(self.held_) != len(values) or digest != known[0]:
@@ -543,17 +543,6 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         estimator.__dict__ |= state
         estimator._name([column.name for column in estimator.encoding_.columns], estimator.target_name_)
         return estimator
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the content of a pickle, also of an earlier version."""
-        super().__setstate__(state)
-        fields = self.__dict__
-        if "models_" in fields:  # all networks follow a single recipe
-            fields["groups_"] = [(fields.pop("recipe_"), fields.pop("models_"))]
-        if isinstance(fields.get("errors_"), np.ndarray):  # without sizes
-            fields["errors_"] = HeldErrors.of_one_size(fields["errors_"])
-        later = dict.fromkeys(("trials_", "report_", "fingerprint_", "errors_", "shortened_", "held_"))
-        self.__dict__ = type(self)().__dict__ | (later if "groups_" in fields else {}) | fields
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -604,9 +593,6 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
 
     def _as_learned(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return numbers and dates in place of texts; warn of texts with another writing."""
-        lacking = [one for one in self.encoding_.kinds if one[:7] == "column_" and one not in frame.columns]
-        if lacking and "" in frame.columns:  # earlier versions learned a column without a name so
-            frame = frame.rename({"": lacking[0]})
         frame, lines = as_learned(frame, self.encoding_.writings, self.missing_texts)
         for line in lines:
             warnings.warn(line, stacklevel=5)  # the caller of predict

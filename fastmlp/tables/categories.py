@@ -56,7 +56,7 @@ class Category(Column):
     rest : whether rarer levels were seen; rare and new levels share a column
     missing : whether values were missing; a column says where
     beyond : frequent levels in the shared column, because there are so many
-    unknown : expected fraction of rows with a level without a column; 1 where a file does not say
+    unknown : expected fraction of rows with a level without a column
     """
 
     kind = "category"

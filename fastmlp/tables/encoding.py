@@ -39,15 +39,13 @@ def with_means(column: Column, series: pl.Series, targets: Targets | None) -> Co
 
 @dataclass(frozen=True)
 class Encoding:
-    """The columns of a table, in the table's order; texts come last in X.
+    """The columns of a table, in the table's order; in X numbers and dates come first, and texts last.
 
-    numbers_first : whether categories come behind numbers and dates in X; false in early files
     codes : categories of columns of numbers, beside the numbers in X
     writings : how texts of columns and of the target are numbers and dates, for `as_learned`
     """
 
     columns: tuple[Column, ...]
-    numbers_first: bool = False
     codes: tuple[Column, ...] = ()
     writings: tuple[Writing, ...] = ()
 
@@ -92,14 +90,13 @@ class Encoding:
             why = ", ".join(f"{column.name!r}: {column.summary}" for column in columns[:3])
             more = ", .." if len(columns) > 3 else ""
             raise TableError(f"no column is left to learn from; {why}{more}".removesuffix("; "))
-        return cls(tuple(columns), numbers_first=True)
+        return cls(tuple(columns))
 
     @cached_property
     def used(self) -> list[Column]:
         """The columns of the table in the order of X."""
         used = [column for column in (*self.columns, *self.codes) if not isinstance(column, Dropped)]
-        behind = self.numbers_first
-        return sorted(used, key=lambda column: (behind and column.mostly_zeros, isinstance(column, Text)))
+        return sorted(used, key=lambda column: (column.mostly_zeros, isinstance(column, Text)))
 
     @property
     def dropped(self) -> list[str]:
@@ -138,8 +135,8 @@ class Encoding:
 
     @property
     def numbers(self) -> int:
-        """The number of columns of X before the mostly empty columns; 0 if these are mixed."""
-        return sum(one.width for one in self.used if not one.mostly_zeros) if self.numbers_first else 0
+        """The number of columns of X before the mostly empty columns."""
+        return sum(one.width for one in self.used if not one.mostly_zeros)
 
     @property
     def kinds(self) -> dict[str, str]:

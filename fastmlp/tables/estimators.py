@@ -103,7 +103,7 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # s
         Raises
         ------
         ValueError
-            For a fraction that needs more rows held out, or a model from before there were intervals.
+            For a fraction that needs more rows held out.
         """
         half_width(self._errors, coverage)  # refuses a coverage before anything is read
         return self.interval_around(self.predict(X), coverage)
@@ -128,8 +128,7 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # s
     def _errors(self) -> HeldErrors:
         check_is_fitted(self)
         self.check_single("an interval")
-        if self.errors_ is None:
-            raise ValueError("the model was written before there were intervals; train it again")
+        assert self.errors_ is not None
         return self.errors_
 
     @property

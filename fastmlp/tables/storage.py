@@ -41,18 +41,7 @@ msgspec = needed("msgspec", "table", "the file of a table's model")
 
 Record = TypeVar("Record")
 
-FORMAT = "table 10"  # the version of the format; every change of the contents increases the number
-
-READ = ("table 1", *(f"table {number}" for number in range(3, 10)), FORMAT)
-"""The readable formats; there was no second format.
-
-1: columns have no tails, tables no fingerprint, all networks follow one recipe; 3: numbers may have bins
-4: recipes have groups of networks; 5: numbers come first in X; 6: some networks have all rows
-7: categories of many levels have means; 8: numbers may have codes
-9: classes have a threshold, the held rows and the writings of texts are known
-10, and some files of 9: numbers have other losses, and there may be several targets
-"""
-
+FORMAT = "table 1"  # the version of the format; files of another version are refused
 MOST_ROWS = 2**53  # the most rows of all levels of a category, for an exact sum
 ERRORS = ("scaled", "places", "sizes")  # the arrays of errors in a file
 
@@ -95,18 +84,16 @@ Table = TypedDict(
     "Table",
     {
         "columns": list[dict[str, Any]],
-        "codes": NotRequired[list[dict[str, Any]]],
-        "numbers first": NotRequired[bool],
-        "writings": NotRequired[list[tuple[str, str, str]]],
+        "codes": list[dict[str, Any]],
+        "writings": list[tuple[str, str, str]],
         "task": dict[str, Any],
         "target": str,
         "missing": list[str] | None,
-        "recipe": NotRequired[dict[str, Any]],
-        "recipes": NotRequired[list[dict[str, Any]]],
+        "recipes": list[dict[str, Any]],
         "trials": list[tuple[tuple[Count, ...], Size, float | None, Size]],
-        "report": Report | None,
-        "fingerprint": NotRequired[str | None],
-        "shortened": NotRequired[str | None],
+        "report": Report,
+        "fingerprint": str,
+        "shortened": str | None,
         "groups of errors": NotRequired[Count | None],
         "rows": NotRequired[Count],
     },
@@ -119,7 +106,6 @@ def write(path: str | os.PathLike[str], estimator: Any) -> None:
     table: dict[str, Any] = {
         "columns": [column.described for column in encoding.columns],
         "codes": [column.described for column in encoding.codes],
-        "numbers first": encoding.numbers_first,
         "writings": [*map(astuple, encoding.writings)],
         "task": described_task(estimator.task_),
         "target": estimator.target_name_,
@@ -154,9 +140,10 @@ def write(path: str | os.PathLike[str], estimator: Any) -> None:
 
 def parsed(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
     """Return the estimator's attributes in a file; CheckpointError for a damaged or another file."""
-    if header.get("format") not in READ:
+    if header.get("format") != FORMAT:
         raise CheckpointError(
-            f"{os.fspath(path)!r} is no model of a table; it has format {checks.shown(header.get('format'))}"
+            f"{os.fspath(path)!r} has format {checks.shown(header.get('format'))}; "
+            f"a table's model has {FORMAT!r} in this fastmlp"
         )
     with checkpoint.file_errors_of(path):
         return _checked(header, arrays)
@@ -165,22 +152,18 @@ def parsed(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[st
 def _checked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
     table: Any = _typed(msgspec.json.decode, arrays["table"].astype(np.uint8).tobytes(), Table)
     task, columns = task_of(table["task"]), columns_of(table["columns"])
-    writings = tuple(Writing(*one) for one in table.get("writings", []))
-    codes, first = columns_of(table.get("codes", [])), table.get("numbers first", False)
-    encoding = Encoding(columns, first, codes, writings)
+    codes, writings = columns_of(table["codes"]), tuple(Writing(*one) for one in table["writings"])
+    encoding = Encoding(columns, codes, writings)
     kinds = encoding.kinds
     if not all(isinstance(code, Category) and kinds.get(code.name) == Number.kind for code in codes):
         raise ValueError("what is said to be the codes of a number is none")
     different(writing.column for writing in writings)
-    for column, kind, _ in table.get("writings", []):
+    for column, kind, _ in table["writings"]:
         if (kinds | {table["target"]: Number.kind}).get(column) != kind:
             raise ValueError(f"column {column!r} is written as a {kind}, and is none")
-    if "networks" in header:
-        recipes, networks, counts = table["recipes"], header["networks"], header["members"]
-    else:  # all networks follow one recipe
-        recipes, networks, counts = [table["recipe"]], [header["network"]], [header["members"]]
     groups: list[tuple[Recipe, list[Model]]] = []
-    for described_recipe, described_network, count in zip(recipes, networks, counts, strict=True):
+    described_groups = zip(table["recipes"], header["networks"], header["members"], strict=True)
+    for described_recipe, described_network, count in described_groups:
         recipe = recipe_of(described_recipe)
         network = _network(described_network, recipe, encoding, task)
         checks.whole("members", count, 1, min(MOST_MEMBERS, recipe.members))
@@ -202,9 +185,9 @@ def _checked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
         "groups_": groups,
         "trials_": [SearchTrial(*trial) for trial in trials],  # JSON has no NaN
         "report_": table["report"],
-        "fingerprint_": table.get("fingerprint"),
-        "errors_": _errors(arrays, table.get("groups of errors")),
-        "shortened_": table.get("shortened"),
+        "fingerprint_": table["fingerprint"],
+        "errors_": _errors(arrays, table["groups of errors"]) if isinstance(task, Regression) else None,
+        "shortened_": table["shortened"],
         "held_": _held(arrays, table),
         "target_name_": table["target"],
         "missing": table["missing"],
@@ -268,8 +251,7 @@ def task_of(description: dict[str, Any]) -> Task:
 
 def recipe_of(description: dict[str, Any]) -> Recipe:
     """Return the recipe of a description; errors are as of `columns_of`."""
-    patience = description["patience"] or description["epochs"]  # None in the first files: no early end
-    recipe = _typed(msgspec.convert, description | {"patience": patience}, Recipe)
+    recipe = _typed(msgspec.convert, description, Recipe)
     checks.choice("hidden activation", recipe.activation, HIDDEN)
     checks.choice("optimizer", recipe.optimizer, tuple(BY_NAME))
     if not all((recipe.epochs, recipe.batch_size, recipe.members)):
@@ -279,7 +261,7 @@ def recipe_of(description: dict[str, Any]) -> Recipe:
 
 def _check_scores(report: Any) -> None:
     """Raise ValueError or KeyError unless a report's scores, if there are any, can be compared."""
-    if report is None or "scores" not in report:  # of a model of Python
+    if "scores" not in report:  # of a model of Python
         return
     scores, _ = report["scores"], report["rows"]
     measures, constant = scores["network"].keys(), scores["constant"]
@@ -322,18 +304,13 @@ def _held(arrays: dict[str, Array], table: dict[str, Any]) -> Array | None:
     return np.unpackbits(packed, count=rows).astype(bool)
 
 
-def _errors(arrays: dict[str, Array], groups: int | None) -> HeldErrors | None:
-    """Return the errors in a file; ValueError for other arrays."""
-    if "errors" in arrays:  # without sizes, in some files of "table 4"
-        there: list[Any] = [arrays["errors"], np.zeros(1), np.ones(1)]
-    else:
-        there = [arrays[f"errors/{name}"] for name in ERRORS if f"errors/{name}" in arrays]
-    if not there:
-        return None
+def _errors(arrays: dict[str, Array], groups: int | None) -> HeldErrors:
+    """Return the errors in a file; KeyError or ValueError for other arrays."""
+    scaled, places, sizes = there = [arrays[f"errors/{name}"] for name in ERRORS]
     for one in there:
         if one.dtype.kind != "f" or one.ndim != 1 or not len(one) or not np.isfinite(one).all():
             raise ValueError("the errors are no finite numbers")
-    errors = HeldErrors(*there)._replace(groups=groups)
+    errors = HeldErrors(scaled, places, sizes, groups)
     ascending = (np.diff(errors.scaled) >= 0).all() and (np.diff(errors.places) > 0).all()
     if not ascending or len(errors.places) != len(errors.sizes) or not (errors.sizes > 0).all():
         raise ValueError("the errors are not ascending, or have no sizes")

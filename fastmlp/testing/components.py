@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp import checks
 from fastmlp.backend import reference_losses
 from fastmlp.backend.registry import variants
 from fastmlp.formulas.derivatives import gradient
@@ -39,7 +38,6 @@ CLOSE = 1e-6
 """The relative error of a slope beyond the differences on both sides."""
 
 
-@checks.former_names(piece="component")
 def check(component: Activation | Layer | Loss | str) -> None:
     """Raise AssertionError unless an activation's, a layer's or a loss's slopes are derivatives.
 

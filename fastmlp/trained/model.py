@@ -261,12 +261,7 @@ class Model(Portable):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(
-            {"training": None, "threads": None, **state}, _backend=restored(state["_backend"])
-        )
-        training: Any = self.training
-        if training is not None:  # a `Continuation`, whatever the model had
-            self.training = training.unpickled()
+        self.__dict__.update(state, _backend=restored(state["_backend"]))
 
     def __repr__(self) -> str:
         losses = self.history["loss"]

@@ -23,7 +23,7 @@ from fastmlp.model.custom import Component
 from fastmlp.model.descriptions import described, restored
 from fastmlp.model.layout import aligned_copy, parameter_count
 from fastmlp.model.network import Network
-from fastmlp.model.state import NO_ORDER, Array, Snapshot, of_format_1
+from fastmlp.model.state import Array, Snapshot
 from fastmlp.trained.model import Model
 
 Path = str | os.PathLike[str]
@@ -31,12 +31,8 @@ Path = str | os.PathLike[str]
 MOST_BLAS_THREADS = 1 << 12
 """The largest number in a file: a BLAS might start as many threads."""
 
-FORMAT = 3
-"""The version of written files. Older formats stay readable, newer formats are refused.
-
-In format 1 a training has each step's loss of the epoch under way ("pending"), and the generator of orders.
-Up to format 2 a stepper's file has a separate entry.
-"""
+FORMAT = 1
+"""The version of files; files of another version are refused."""
 
 
 class Checkpoint(AtIntervals):
@@ -94,7 +90,7 @@ class Saved(NamedTuple):
 
     @property
     def blas_threads(self) -> int | None:
-        """The limit for the BLAS; None if unknown, or if the file is older than this entry."""
+        """The limit for the BLAS; None if unknown."""
         threads: int | None = self.snapshot.setting.get("blas_threads")
         return threads
 
@@ -162,8 +158,6 @@ def content_of_state(network: Network, snapshot: Snapshot, stop_reason: str | No
     backend = registry.get(snapshot.setting["backend"])
     header, arrays = content_of(Model(network, snapshot.parameters, snapshot.history, backend, stop_reason))
     arrays |= {"moments": snapshot.moments, "sums": snapshot.sums}
-    if snapshot.order.size:
-        arrays["order"] = snapshot.order
     states = []
     for index, (name, state) in enumerate(snapshot.callbacks):
         in_arrays = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
@@ -175,7 +169,6 @@ def content_of_state(network: Network, snapshot: Snapshot, stop_reason: str | No
         "step": snapshot.step,
         "epoch_step": snapshot.epoch_step,
         "rate_factor": snapshot.rate_factor,
-        "order_state": snapshot.order_state,
         "callbacks": states,
     }
     return header, arrays
@@ -205,21 +198,21 @@ def opened(
 def read_file(
     path: Path, components: Iterable[Component]
 ) -> tuple[dict[str, Any], dict[str, Array], list[Component]]:
-    """Return header, arrays and components of a file up to FORMAT; errors as of `load`."""
+    """Return header, arrays and components of a file; errors as of `load`."""
     header, arrays, components = opened(path, components)
     check_format(path, header)
     return header, arrays, components
 
 
 def check_format(path: Path, header: dict[str, Any]) -> None:
-    """Raise CheckpointError unless a file is of a format up to FORMAT."""
+    """Raise CheckpointError unless a file is of FORMAT."""
     if str(header.get("format")).startswith("table "):  # as of `fastmlp.tables.storage`
         opens = "fastmlp.load, TableClassifier.load or TableRegressor.load opens it"
         raise CheckpointError(f"{os.fspath(path)!r} is the model of a table; {opens}")
-    if header.get("format") not in range(1, FORMAT + 1):
+    if header.get("format") != FORMAT:
         raise CheckpointError(
             f"{os.fspath(path)!r} has format {checks.shown(header.get('format'))}; "
-            f"this fastmlp reads formats up to {FORMAT}"
+            f"this fastmlp reads format {FORMAT}"
         )
 
 
@@ -242,8 +235,6 @@ def parse(header: dict[str, Any], arrays: dict[str, Array], components: list[Com
     network = network_of(header["network"], components)
     model = model_of(network, arrays, "", header["history"], header["backend"], header["stop_reason"])
     snapshot, training = None, header["training"]
-    if training is None and "stepper" in header:
-        training, arrays = _of_format_2(header, arrays, network)
     if training is not None:
         last = model.parameters
         # A copy, because the best parameters are written over the model's below.
@@ -256,17 +247,6 @@ def parse(header: dict[str, Any], arrays: dict[str, Array], components: list[Com
                 _expect(best.shape == last.shape and np.isfinite(best).all(), "no best parameters")
                 last[...] = best
     return Content(model, snapshot)
-
-
-def _of_format_2(header: dict[str, Any], arrays: dict[str, Array], network: Network) -> Written:
-    """Return a stepper's training and arrays in the current format."""
-    held = header["stepper"]
-    setting = {
-        "network": header["network"], "rule": held["rule"], "backend": header["backend"], "seed": 0,
-        "dropout_key": held["key"],
-    }  # fmt: skip
-    state = {"step": held["steps"], "epoch_step": 0, "rate_factor": held["rate_factor"], "order_state": {}}
-    return {"setting": setting, "callbacks": [], **state}, arrays | {"sums": np.zeros(2 + len(network.heads))}
 
 
 def model_of(
@@ -317,8 +297,7 @@ class _OtherComponent(Exception):
 
 def _component(description: dict[str, Any], components: list[Component]) -> Component:
     """Return the user's component of a description."""
-    # The key's name is from when a component was called so; files keep such names.
-    name, digest = str(description["piece"]), description["digest"]
+    name, digest = str(description["component"]), description["digest"]
     named = [component for component in components if component.name == name]
     if not named:
         raise _OtherComponent(
@@ -342,7 +321,6 @@ def _snapshot(
 ) -> Snapshot:
     setting, step = training["setting"], checks.whole("step", training["step"], 0)
     _expect(network_of(setting["network"], components) == network, "the training is of another network")
-    setting = {**setting, "network": described(network)}  # an older file may describe it otherwise
     checks.whole("seed", setting["seed"], 0)
     registry.restored(setting["backend"])  # that there is such a backend
     if setting.get("blas_threads") is not None:
@@ -351,32 +329,24 @@ def _snapshot(
     moments = arrays["moments"]
     _expect(moments.ndim == 2 and moments.shape[1] == parameters.size, "no moments")
     _expect(moments.dtype == parameters.dtype and not np.isnan(moments).any(), "a moment is not a number")
-    order, order_state = arrays.get("order", NO_ORDER), training["order_state"]
-    _expect(order.dtype == np.int64 and np.array_equal(np.sort(order), np.arange(order.size)), "no order")
-    if order_state:
-        np.random.PCG64().state = order_state  # raises if it is no state
-    pending = arrays.get("pending")  # of format 1, which has the losses of each step
-    sums = arrays["sums"] if pending is None else pending
-    sound = sums.ndim == (1 if pending is None else 2) and len(sums) == 2 + len(network.heads)
-    _expect(sound and sums.dtype == np.float64 and np.isfinite(sums).all(), "no losses of an epoch")
+    sums = arrays["sums"]
+    sound = sums.shape == (2 + len(network.heads),) and sums.dtype == np.float64
+    _expect(sound and np.isfinite(sums).all(), "no losses of an epoch")
     callbacks = [
         (str(name), {**state, **_under(f"callbacks/{index}/", arrays)})
         for index, (name, state) in enumerate(training["callbacks"])
     ]
-    found = Snapshot(
+    return Snapshot(
         setting=setting,
         parameters=parameters,
         moments=moments,
         step=step,
-        epoch_step=0 if pending is not None else checks.whole("epoch_step", training["epoch_step"], 0),
+        epoch_step=checks.whole("epoch_step", training["epoch_step"], 0),
         sums=sums,
         history=history,
         callbacks=callbacks,
-        rate_factor=checks.real("rate_factor", training.get("rate_factor", 1.0), 0),
-        order=order,
-        order_state=order_state,
+        rate_factor=checks.real("rate_factor", training["rate_factor"], 0),
     )
-    return found if pending is None else of_format_1(found, pending)
 
 
 def _under(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:

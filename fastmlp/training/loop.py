@@ -198,7 +198,6 @@ class Training:
 
     def snapshot(self) -> Snapshot:
         """Return the state that determines the rest of the training."""
-        order, order_state = self.batches.earlier(self.run.step)
         return Snapshot(
             setting=self.plan.setting,
             parameters=self.state.parameters,
@@ -209,8 +208,6 @@ class Training:
             history=self.run.history,
             callbacks=states_of(self.callbacks) if self.callbacks else [],
             rate_factor=self.run.rate_factor,
-            order=order,
-            order_state=order_state,
             since=self.plan.since,
             other_steps=self.plan.other_steps,
             earlier={} if self.resumed is None else self.resumed.earlier,

@@ -12,7 +12,7 @@ from fastmlp.data.ranks import fingerprint
 from fastmlp.model.averages import with_average_of
 from fastmlp.model.optimizers import as_optimizer, keeping_signs
 from fastmlp.model.schedules import BEGINNING, Since
-from fastmlp.model.state import NO_ORDER, Snapshot, of_format_1
+from fastmlp.model.state import Snapshot
 from fastmlp.trained.model import Model
 
 History = dict[str, list[float]]
@@ -22,16 +22,6 @@ GIVEN_AGAIN = (
     "communicator",
 )  # fmt: skip
 """The options of `fit_more`; all other options stay as in the training before."""
-
-
-class Beginning(NamedTuple):
-    """The `Continuation.left` of models pickled before version 1.0."""
-
-    snapshot: Any = None
-    since: Since = BEGINNING
-    earlier: History = {}  # noqa: RUF012  # never written
-    other_steps: int = 0
-    lengths: Mapping[str, int] = {}
 
 
 class Continuation(NamedTuple):
@@ -86,21 +76,6 @@ class Continuation(NamedTuple):
             options["validation"] = self.fraction
         return self.fit(model.network, X, y, epochs=epochs, resume=self._begun(model, options), **options)
 
-    def unpickled(self) -> Continuation:
-        """Return the training in the current form; versions before 1.0 had another."""
-        begun: Any = self.left
-        if not isinstance(begun, Beginning):
-            return self
-        snapshot = begun.snapshot
-        if isinstance(snapshot.epoch_step, np.ndarray):  # of format 1, which had other fields
-            setting, parameters, moments, step, order, order_state, pending, history, callbacks = snapshot[:9]
-            then = Snapshot(
-                setting, parameters, moments, step, 0, pending, history, callbacks, 1.0, order, order_state
-            )
-            snapshot = of_format_1(then, pending)
-        left = snapshot._replace(since=begun.since, earlier=begun.earlier, other_steps=begun.other_steps)
-        return self._replace(left=left, lengths=begun.lengths)
-
     def _begun(self, model: Model, options: dict[str, Any]) -> Continuation:
         """Return the beginning of the next epochs, given the model's parameters and options."""
         begun, snapshot = self, self.snapshot
@@ -129,8 +104,6 @@ class Continuation(NamedTuple):
             step=0,
             epoch_step=0,
             sums=np.zeros_like(snapshot.sums),
-            order=NO_ORDER,
-            order_state={},
             history={name: [] for name in earlier},
             callbacks=[],  # what they know of epochs goes with the history
             rate_factor=1.0,

@@ -64,7 +64,6 @@ def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
     write_list(path, [written(one) for one in model], {})
 
 
-@checks.former_names(pieces="components")
 def load(path: Path, components: Iterable[Component] = ()) -> Any:
     """Return the model in a file of `save` or a `Checkpoint`, or the list of models.
 
@@ -80,7 +79,7 @@ def load(path: Path, components: Iterable[Component] = ()) -> Any:
     Raises
     ------
     CheckpointError
-        If the file is damaged, of a newer format, or not finite; if the backend does not exist here; or if a
+        If the file is damaged, of another format, or not finite; if the backend does not exist here; or if a
         custom component of the network is not given, or has changed since.
     OSError
         If the file cannot be read.
@@ -224,7 +223,7 @@ def with_setting(
         "validation": of_data(held_out) if isinstance(held_out, Data) else held_out and "blocks",
         "average_every": ranks.average_every,
         "blas_threads": None if blas_threads is None else min(blas_threads, MOST_BLAS_THREADS),
-        **options.of_steps(),  # None where they are as usual, as in files that are older than such an option
+        **options.of_steps(),
         **blocks,
     }
     if file is not None:
@@ -258,11 +257,10 @@ def _check_same_training(
     begun: float
     if rows is None:
         begun = done = len(snapshot.history["loss"])
-        sound = not snapshot.order.size and snapshot.epoch_step <= snapshot.step
+        sound = snapshot.epoch_step <= snapshot.step
     else:
         begun, (done, within) = snapshot.step / batches, divmod(snapshot.step, batches)
-        shuffled = within and current["shuffle"] and batches > 1
-        sound = snapshot.order.size in (0, rows if shuffled else 0) and snapshot.epoch_step == within
+        sound = snapshot.epoch_step == within
     if begun > epochs:
         raise CheckpointError(f"{path!r} holds {begun:g} epochs, more than epochs={epochs}")
     sound &= all(len(snapshot.history[name]) == done for name in LOSS_CURVES if name in snapshot.history)

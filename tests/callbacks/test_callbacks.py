@@ -4,7 +4,6 @@ import copy
 import io
 import math
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,21 +180,6 @@ def test_an_epoch_that_is_over_is_no_next_one(epoch, message):
 
     with pytest.raises((ValueError, TypeError), match=f"^{message}$"):
         fit("reference", epochs=4, callbacks=[At()])
-
-
-def test_the_former_name_of_next_epoch_warns_and_works():
-    with pytest.warns(DeprecationWarning, match=r"^Old.hear_by is deprecated: its name is next_epoch$"):
-
-        class Old(EveryThird):
-            def hear_by(self, run):
-                return super().hear_by(run) + 1  # every second
-
-    old = Old()
-    with pytest.warns(DeprecationWarning, match=r"^Callback.hear_by is deprecated"):
-        fit("reference", epochs=4, callbacks=[old])
-    with pytest.warns(DeprecationWarning, match=r"^Callback.hear_by is deprecated"):
-        assert EveryThird().hear_by(SimpleNamespace(epoch=1)) == 3
-    assert old.called == [(2, 2), (4, 4)]
 
 
 @some_backends

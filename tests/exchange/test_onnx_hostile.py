@@ -33,7 +33,16 @@ DESCRIBED = (
 )
 ODD = (
     *(None, True, 0, -1, 1, 7, 2**31, 2**63, 10**400, 0.5, -0.0, 1e308, "", "X", "relu", "\x1b[2J\n", "é"),
-    *([], {}, [[]], [0], {"type": "Network"}, {"named": []}, {"piece": "Layer", "parts": []}, {"nodes": []}),
+    *(
+        [],
+        {},
+        [[]],
+        [0],
+        {"type": "Network"},
+        {"named": []},
+        {"component": "Layer", "parts": []},
+        {"nodes": []},
+    ),
     *([1e308] * 50, {"type": "Members", "count": 2**40}, {"type": "Dense", "units": 2**40}),
 )
 

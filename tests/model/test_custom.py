@@ -368,8 +368,11 @@ def test_files_ask_for_their_components(tmp_path):
     assert loaded.network == model.network
     np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
     for given, says in (
-        ([], "was trained with 'mish', a component of your own: give it in components"),
-        ([mish, sine, Loss("focal", huber_loss, "sigmoid", parameter=1.0)], "another 'focal' than is given"),
+        ([], "was trained with 'own_mish', a component of your own: give it in components"),
+        (
+            [mish, sine, Loss("own_focal", huber_loss, "sigmoid", parameter=1.0)],
+            "another 'own_focal' than is given",
+        ),
     ):
         with pytest.raises(CheckpointError, match=says) as caught:
             fastmlp.load(path, components=given)
@@ -385,30 +388,10 @@ def test_two_components_of_one_name_are_distinguished_in_a_file(tmp_path):
     assert fastmlp.load(tmp_path / "model", components=[second, first]).network == network
 
 
-@pytest.mark.parametrize("name", ["selu", "mish", "hardswish"])
-def test_a_name_that_came_later_is_still_free(tmp_path, name):
-    own = Activation(name, lambda z: 0.5 * z)
-    network = Network([5, 4, 4, 3], [own, name])
-    model = fastmlp.fit(network, X, Y, epochs=1, backend="reference", progress=False)
-    fastmlp.save(model, tmp_path / "model")
-    for loaded in (fastmlp.load(tmp_path / "model", components=[own]), pickle.loads(pickle.dumps(model))):
-        assert loaded.network.hidden == (own, name)
-        np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
-
-
 @pytest.mark.parametrize("given", [mish, 3, [np.tanh], ["mish"]])
 def test_components_for_a_file_are_components(tmp_path, given):
     with pytest.raises(TypeError, match=r"^(every one of )?components must be "):
         fastmlp.load(tmp_path / "model", components=given)
-
-
-def test_components_by_their_former_name_are_deprecated(tmp_path):
-    fastmlp.save(train("mish, sine, focal", "reference"), tmp_path / "model")
-    with pytest.warns(FutureWarning, match="components"):
-        model = fastmlp.load(tmp_path / "model", pieces=[mish, sine, focal])
-    assert model.network.loss == focal
-    with pytest.warns(FutureWarning, match="component="):
-        check(piece=mish)
 
 
 def test_a_loss_with_another_parameter_is_another(tmp_path):

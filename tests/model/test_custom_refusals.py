@@ -114,6 +114,7 @@ test_losses_are_refused = refusals(
         "no function": (lambda: Loss("x", None), "cannot be traced"),
         "no parameter": (lambda: Loss("x", lambda o, t, p: o * p, parameter=[]), "hold a number, got none"),
         "a row without an end": (lambda: RowLoss("x", lambda o, t: o - t), "end it by np.sum or np.max"),
+        "a name that is taken": (lambda: Loss("huber", lambda o, t: (o - t) ** 2), "one of fastmlp's own"),
         "a choice that is known": (
             lambda: Loss("l", lambda o, t: np.where((o > t) & False, o, t)),
             "its output",

@@ -91,13 +91,18 @@ def test_what_is_restored_has_the_same_programs(name):
 
 def test_a_file_holds_no_formula():
     parts = described(custom_components.CASES["mish, sine, focal"][0])
-    assert [*parts["hidden"][0]] == ["piece", "digest"]
+    assert [*parts["hidden"][0]] == ["component", "digest"]
     assert "nodes" not in json.dumps(parts)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"type": "Popen", "args": ["true"]}, {"type": "os.system"}, {"piece": "Expression", "parts": []}, {}],
+    [
+        {"type": "Popen", "args": ["true"]},
+        {"type": "os.system"},
+        {"component": "Expression", "parts": []},
+        {},
+    ],
 )
 def test_nothing_else_is_made(wrong):
     with pytest.raises(KeyError):

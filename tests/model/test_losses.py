@@ -231,12 +231,3 @@ def test_numbers_that_are_no_labels_are_told_nothing_of_them():
         with pytest.raises(ValueError, match="shape") as error:
             stepper.step(X[:40], y)
         assert (NAMED in str(error.value)) == told
-
-
-def test_a_loss_of_a_users_may_have_a_younger_name(tmp_path):
-    own = fastmlp.Loss("gaussian", lambda output, target: (output - target) ** 2)
-    options = {"epochs": 2, "seed": 0, "backend": "fused"}
-    model = fastmlp.fit(Network([5, 2], loss=own), X, REAL, **options)
-    assert model.history == fastmlp.fit(Network([5, 2]), X, REAL, **options).history
-    fastmlp.save(model, tmp_path / "model.npz")
-    assert fastmlp.load(tmp_path / "model.npz", components=[own]).network.loss is own

@@ -8,12 +8,14 @@ import warnings
 import numpy as np
 import polars as pl
 import pytest
+from support.changed_tables import refusal
 from support.flats import QUICK, QUICKLY
 from support.table_bounds import bound
 
 from fastmlp import Dense, LayerNorm, TableClassifier, TableRegressor
 from fastmlp.tables.categories import LevelMeans, Targets
 from fastmlp.tables.encoding import LEAST_ROWS, Encoding, are_codes, with_codes
+from fastmlp.tables.frames import TableError
 from fastmlp.tables.tasks import Classification, Regression
 
 ROWS = 1200
@@ -165,6 +167,26 @@ def test_files_and_reports_say_so(tmp_path, command):
     assert {one["name"]: one["columns of X"] for one in columns} == {"district": 31, "size": 1}
     assert "codes" not in command(f"{train} --number district")
     assert not TableRegressor.load(path).encoding_.codes
+
+
+def test_texts_of_numbers_have_the_codes_of_the_numbers():
+    model, rows = TableRegressor(**SHORT).fit(districts(), "price"), districts()[:5].drop("price")
+    expected = model.predict(rows)
+    for texts in (pl.col("district").cast(pl.String), pl.format(" {}.0", "district")):
+        np.testing.assert_array_equal(model.predict(rows.with_columns(district=texts)), expected)
+    other = rows.with_columns(district=pl.Series(range(990, 990 + len(rows))))
+    with pytest.warns(UserWarning, match="^column 'district': 5 of 5 rows have levels that were not learned"):
+        assert (model.predict(other) != expected).any()
+    with pytest.raises(TableError, match=r"row 1, column 'district': 'x' is not a number"):
+        model.predict(rows.with_columns(district=pl.lit("x")))
+
+
+def test_a_file_of_other_codes_is_refused_in_one_line(tmp_path):
+    model = TableRegressor(**SHORT).fit(districts(), "price")
+    dropped = {"name": "district", "kind": "drop", "reason": "x"}
+    for other in (lambda code: code | {"name": "elsewhere"}, dropped):
+        line = refusal(model, tmp_path, "table/codes/0", other)
+        assert "what is said to be the codes of a number is none" in line
 
 
 def test_classes_have_them_too():

@@ -278,11 +278,3 @@ def test_a_column_without_a_name_is_a_column(form, place, tmp_path):
     model = TableRegressor(**FAST, columns={"kind": "drop"}).fit(given, "price")
     assert "" in model.encoding_.kinds
     np.testing.assert_array_equal(model.predict(frame.drop("price")), model.predict(given))
-
-
-def test_a_model_that_calls_a_column_without_a_name_otherwise_is_served():
-    """Earlier versions learned it as polars renames it."""
-    frame = flats().rename({"size": "column_1"})
-    model = TableRegressor(**FAST, columns={"kind": "drop"}).fit(frame, "price")
-    rows = frame.drop("price")
-    np.testing.assert_array_equal(model.predict(rows.rename({"column_1": ""})), model.predict(rows))

@@ -57,7 +57,7 @@ def strange(seed=9):
 
 
 def with_codes(kind):
-    """A kind of estimator that learns codes of districts beside the number, as earlier versions did."""
+    """A kind of estimator that learns codes of districts beside the number."""
 
     class Earlier(kind):
         def learn(self, frame, *given):

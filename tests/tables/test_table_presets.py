@@ -10,14 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy.sparse import csr_array
-from support.changed_tables import packed, refusal, table_of
+from support.changed_tables import refusal
 from support.flats import QUICKLY
 from support.table_bounds import bound
 
 import fastmlp
 from fastmlp import Numbers, Periodic, PiecewiseLinear, SparseNumbers, TableClassifier, TableRegressor
-from fastmlp.files import archive
-from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.recipe import (
     BINNED,
     MANY_ROWS,
@@ -213,28 +211,6 @@ def test_a_text_without_a_word_leaves_numbers_that_are_embedded():
     assert {block.columns for one in model.models_ for block in one.network.blocks} <= {2}
 
 
-def test_files_and_pickles_from_before_keep_the_order_of_columns(mixed, tmp_path):
-    model = TableRegressor(**AS_THEY_ARE | {"epochs": 2}, members=1)
-    learned = Encoding.learned.__func__
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            Encoding,
-            "learned",
-            classmethod(lambda cls, *given: replace(learned(cls, *given), numbers_first=False)),
-        )
-        model.fit(mixed, "y")
-    assert model.encoding_.parts[40] == "x"
-    path = tmp_path / "model"
-    model.save(path)
-    header, arrays = archive.read(path)
-    table = table_of(arrays)
-    del table["numbers first"]
-    archive.write(path, header | {"format": "table 4"}, arrays | {"table": packed(table)})
-    np.testing.assert_array_equal(TableRegressor.load(path).predict(mixed), model.predict(mixed))
-    del model.encoding_.__dict__["numbers_first"]  # as in a pickle
-    assert model.encoding_.parts[40] == "x"
-
-
 @pytest.mark.parametrize(("kind", "order"), [("Numbers", 1), ("SparseNumbers", -1)])
 def test_a_file_whose_blocks_are_not_those_of_a_sparse_matrix_is_refused(of_mixed, tmp_path, kind, order):
     def others(blocks):
@@ -252,23 +228,6 @@ def test_a_file_is_refused_if_its_recipe_has_no_bins(model, tmp_path):
         ("average", 1, "Expected `float` < 1.0 - at `Recipe.average`"),
     ):
         assert says in refusal(model, tmp_path, f"table/recipes/0/{setting}", new)
-
-
-def test_a_file_of_the_format_before_is_read(tmp_path, monkeypatch):
-    monkeypatch.setitem(PRESETS, "good", (Recipe(),))
-    model = TableRegressor(**{**QUICK, "epochs": 3}, members=2).fit(stripes(), "y")
-    path = tmp_path / "model"
-    model.save(path)
-    header, arrays = archive.read(path)
-    table = table_of(arrays)
-    (table["recipe"],) = table.pop("recipes")
-    del table["recipe"]["sigma"], table["recipe"]["width"]
-    (network,), (members,) = header.pop("networks"), header["members"]
-    before = header | {"format": "table 3", "network": network, "members": members}
-    archive.write(path, before, arrays | {"table": packed(table)})
-    again = TableRegressor.load(path)
-    assert again.recipe_ == model.recipe_
-    np.testing.assert_array_equal(again.predict(stripes()), model.predict(stripes()))
 
 
 def test_the_command_line_has_presets(tmp_path, command):

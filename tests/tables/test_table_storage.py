@@ -13,7 +13,6 @@ import polars as pl
 import pytest
 from support.changed_tables import GONE, changed, refusal, table_of
 from support.flats import QUICK, flats
-from support.pages import ROOT
 
 import fastmlp
 from fastmlp import TableClassifier, TableRegressor
@@ -21,12 +20,8 @@ from fastmlp.files import archive
 from fastmlp.tables import members
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.estimators import load
-from fastmlp.tables.frames import TableError
-from fastmlp.tables.kinds import Scaled
 from fastmlp.tables.report import compared, simpler
 from fastmlp.tables.selection import SearchTrial
-from fastmlp.tables.storage import READ
-from fastmlp.tables.tasks import Classification, Several
 from fastmlp.tables.writings import as_learned
 
 
@@ -68,6 +63,7 @@ def parts_of(value, path=()):
 @pytest.mark.parametrize(
     ("part", "new", "says"),
     [
+        ("header/format", "table 2", "has format 'table 2'; a table's model has 'table 1' in this fastmlp"),
         ("arrays/table", lambda old: old[:-1], "truncated"),
         ("arrays/table", GONE, "it lacks 'table'"),
         ("header/members/0", 3, "members must be at most 2, got 3"),
@@ -160,7 +156,7 @@ def test_files_of_other_kinds_are_distinguished(tmp_path, classifier):
         with pytest.raises(fastmlp.CheckpointError, match=says):
             use(tmp_path / "table")
     fastmlp.save(classifier.models_[0], tmp_path / "model")
-    with pytest.raises(fastmlp.CheckpointError, match="is no model of a table; it has format 3"):
+    with pytest.raises(fastmlp.CheckpointError, match="has format 1; a table's model has 'table 1'"):
         load(tmp_path / "model")
 
 
@@ -178,83 +174,5 @@ def test_a_model_that_comes_back_reads_a_file_as_it_learned_to(tmp_path):
     assert again.score(tmp_path / "ones.csv", "y") > 0.95
 
 
-def test_a_pickle_of_an_earlier_version_comes_back():
-    """One from before presets and groups: all networks follow one recipe."""
-    model = TableRegressor(**QUICK, preset="fast").fit(flats(), "price")
-    state = model.__getstate__().copy()
-    for later in ("preset", "time_limit", "trials_", "report_", "fingerprint_", "errors_", "shortened_"):
-        del state[later]
-    ((state["recipe_"], state["models_"]),) = state.pop("groups_")
-    again = TableRegressor.__new__(TableRegressor)
-    again.__setstate__(state)
-    assert again.get_params() == model.get_params() | {"preset": None}
-    assert again.shortened_ is again.errors_ is None
-    np.testing.assert_array_equal(again.predict(flats()), model.predict(flats()))
+def test_an_estimator_without_a_table_is_pickled():
     assert not hasattr(pickle.loads(pickle.dumps(TableRegressor())), "groups_")
-
-
-# --- files of earlier versions ------------------------------------------------------------------------------
-
-GOLDEN = ROOT / "tests" / "golden"
-"""Files of commits f83d0c7, 5164554, bec636d, 456b492, b544dca, and of those that made formats 6 to 10, and
-what each predicted of five rows."""
-
-EXPECTED = json.loads((GOLDEN / "tables.json").read_text())
-
-
-@pytest.mark.parametrize("name", EXPECTED["predicted"])
-def test_files_of_all_formats_predict_what_they_did(name, tmp_path, command):
-    model, rows = load(GOLDEN / name), pl.DataFrame(EXPECTED["rows"])
-    outputs, task = model.outputs(rows), model.task_
-    of_task = {Classification: lambda: outputs[:, 1], Several: lambda: outputs}
-    found = of_task.get(type(task), lambda: task.decoded(outputs))()
-    np.testing.assert_allclose(found, EXPECTED["predicted"][name], rtol=1e-5)  # float32, in any order
-    assert "place in the year" in command(f"inspect {GOLDEN / name}")
-    model.save(tmp_path / "again")
-    again = load(tmp_path / "again")
-    assert again.encoding_ == model.encoding_
-    np.testing.assert_array_equal(again.outputs(rows), outputs)
-
-
-@pytest.mark.parametrize("number", [1, 3])
-def test_columns_of_the_first_files_have_no_tails_and_tables_no_fingerprint(number):
-    model = load(GOLDEN / f"table-{number}-numbers.model")
-    assert {column.tails for column in model.encoding_.columns if isinstance(column, Scaled)} == {"clipped"}
-    assert (model.fingerprint_ is None) == (number == 1)
-
-
-def test_every_format_that_is_read_has_files():
-    formats = {archive.read(GOLDEN / name)[0]["format"] for name in EXPECTED["predicted"]}
-    assert formats == {*READ}
-
-
-def test_codes_of_earlier_versions_are_served(tmp_path):
-    """Numbers found to be codes have columns beside the number; a text is the code of its number."""
-    model, rows = load(GOLDEN / "table-8-numbers.model"), pl.DataFrame(EXPECTED["rows"])
-    (code,) = model.encoding_.codes
-    assert [place.stop - place.start for place in model.encoding_.slices["district"]] == [1, code.width]
-    model.save(tmp_path / "again")
-    again = load(tmp_path / "again")
-    assert again.encoding_ == model.encoding_
-    expected = model.predict(rows)
-    for texts in (pl.col("district").cast(pl.String), pl.format(" {}.0", "district")):
-        np.testing.assert_array_equal(again.predict(rows.with_columns(district=texts)), expected)
-    other = rows.with_columns(district=pl.Series(range(990, 990 + len(rows))))
-    with pytest.warns(UserWarning, match="^column 'district': 5 of 5 rows have levels that were not learned"):
-        assert (again.predict(other) != expected).any()
-    with pytest.raises(TableError, match=r"row 1, column 'district': 'x' is not a number"):
-        model.predict(rows.with_columns(district=pl.lit("x")))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"name": "city"}, {"name": "elsewhere"}, {"kind": "drop", "reason": "x"}],
-    ids=["no number", "no column", "no category"],
-)
-def test_a_file_of_other_codes_is_refused_in_one_line(tmp_path, change):
-    def other(code):
-        return {"name": "district"} | change if "kind" in change else code | change
-
-    model = load(GOLDEN / "table-8-numbers.model")
-    line = refusal(model, tmp_path, "table/codes/0", other)
-    assert "what is said to be the codes of a number is none" in line

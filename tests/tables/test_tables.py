@@ -172,7 +172,7 @@ def test_a_kind_is_json_and_comes_back(kind):
     name = {"number": "size", "date": "when", "text": "note"}.get(kind, "city")
     encoding = Encoding.learned(frame, {name: kind})
     described = json.loads(json.dumps([column.described for column in encoding.columns]))
-    again = Encoding(columns_of(described), numbers_first=True)
+    again = Encoding(columns_of(described))
     assert again == encoding
     np.testing.assert_array_equal(again.encoded(frame).toarray(), encoding.encoded(frame).toarray())
 
