@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.data.seeding import Streams
+from fastmlp.data.seeding import words
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.network import Network
 from fastmlp.model.rows import SparseRows, unpacked
@@ -344,7 +344,7 @@ class Mixing(NamedTuple):
     @classmethod
     def of(cls, alpha: float, seed: int) -> Self:
         """Return the mixing of a training with this seed."""
-        return cls(alpha, Streams(seed).mixup.generate_state(2, np.uint64))
+        return cls(alpha, words(seed, "mixup")[:2])
 
     def mixed(self, network: Network, data: Data, chunk: Chunk, step: int) -> tuple[Data, Chunk]:
         """Return the mixed rows of a chunk, step after step, and the chunk on these rows.

@@ -17,7 +17,7 @@ from fastmlp.backend import lanes
 from fastmlp.backend.choice import current_backend
 from fastmlp.backend.lanes import LaneProgram
 from fastmlp.data.batches import Batches, batches_of
-from fastmlp.data.seeding import Streams, orders_of
+from fastmlp.data.seeding import RowOrders
 from fastmlp.model.backend import Backend, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
@@ -136,7 +136,7 @@ class BlockTraining:
         self._members, self._pattern = members, members.patterns[0]
         self.stop_reason: str | None = None
         self._step, pattern, count = 0, members.patterns[0], len(members.models)
-        orders = orders_of(members.seeds) if pattern.shuffles else [None]
+        orders = map(RowOrders, members.seeds) if pattern.shuffles else [None]
         self._batches = [Batches(pattern.rows, pattern.plan.step_rows, one) for one in orders]
         self._per_epoch = self._batches[0].per_epoch
         self._losses = EpochLosses(self._per_epoch, count - 1)
@@ -220,7 +220,7 @@ class BlockTraining:
         snapshot = Snapshot(
             {}, parameters, moments[:rows], self._step, self._losses.steps, sums, {"loss": curve}, []
         )
-        orders = orders_of([self._members.seeds[index]])[0] if pattern.shuffles else None
+        orders = RowOrders(self._members.seeds[index]) if pattern.shuffles else None
         plan = pattern.plan._replace(
             optimizer=pattern.optimizer, data=self._members.data[index], orders=orders, threads=1,
             dropout_key=int(self._keys[index]),
@@ -335,7 +335,7 @@ def _dropout_keys(members: BlockMembers) -> NDArray[np.uint32]:
     keys = np.zeros(len(members.seeds), np.uint32)
     if members.patterns[0].network.drops:
         keys[:] = [
-            dropout_key(pattern.network, Streams(seed))
+            dropout_key(pattern.network, seed)
             for pattern, seed in zip(members.patterns, members.seeds, strict=True)
         ]
     return keys

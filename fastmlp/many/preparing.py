@@ -16,7 +16,6 @@ from fastmlp.callbacks.callback import Callback
 from fastmlp.checks import CheckpointError, shown
 from fastmlp.data.arrays import OF_LABELS
 from fastmlp.data.ranks import ALONE
-from fastmlp.data.seeding import Streams
 from fastmlp.data.sparse import is_sparse
 from fastmlp.fitting import fit
 from fastmlp.many.blocks import BlockMembers, Pattern
@@ -404,8 +403,7 @@ class Preparation:
         if initial is None:
             return None
         with named(index):
-            streams = Streams(self._seeds[index])
-            return initial_parameters(pattern.network, initial, pattern.program.dtype, streams)
+            return initial_parameters(pattern.network, initial, pattern.program.dtype, self._seeds[index])
 
 
 def _check_memory(taken: int, models: int) -> None:

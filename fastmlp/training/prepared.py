@@ -25,7 +25,7 @@ from fastmlp.checks import CheckpointError
 from fastmlp.data.arrays import checked_weights, clean_rows_of, clean_targets, scaled_weights
 from fastmlp.data.batches import batches_of
 from fastmlp.data.ranks import ALONE, Ranks, fingerprint, sample_of
-from fastmlp.data.seeding import RowOrders, Streams
+from fastmlp.data.seeding import RowOrders
 from fastmlp.data.sparse import inputs_of_steps
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.layout import aligned, aligned_copy, parameter_count
@@ -98,8 +98,6 @@ class Prepared(NamedTuple):
             snapshot = snapshot._replace(history=run.history)
         model = self._model(run, snapshot, self.state.parameters)
         vars(run)["_model"] = None  # which would keep the rows
-        if isinstance(self.plan.orders, RowOrders):
-            self.plan.orders.leave()
         if run.interrupted:
             raise Interrupted(model)
         return model
@@ -167,7 +165,7 @@ def ready(
     blocks : the setting's part for blocks; None for rows in memory
     state : the first state of an estimator, which draws parameters and orders and keeps no setting
     """
-    streams, (more, file), is_array = Streams(options.seed), options.earlier, blocks is None
+    (more, file), is_array = options.earlier, blocks is None
     epochs, dtype, callbacks = options.epochs, data.weights.dtype, options.callbacks
     most, whole = rows or sys.maxsize, bool(options.optimizer.whole)
     if whole and (ranks.size > 1 or not is_array):
@@ -198,7 +196,7 @@ def ready(
             parameters = aligned(parameter_count(network), dtype)
         else:
             seen = data.inputs if len(data.inputs) else None  # of several ranks, those of the first
-            start = functools.partial(initial_parameters, network, options.initial, dtype, streams, seen)
+            start = functools.partial(initial_parameters, network, options.initial, dtype, options.seed, seen)
             parameters = start()
     optimizer = step_setup.optimizer
     moment_rows = optimizer.moment_rows
@@ -206,7 +204,7 @@ def ready(
     if chosen is not step_setup.backend:  # that of the first rank
         step_setup = StepSetup.on(chosen, network, optimizer, rank_rows, dtype)
     sample = "" if is_array or state is not None else sample_of(data, in_memory(held_out))
-    resumed, rule_steps, done = file and file.snapshot, 0, 0
+    resumed, rule_steps = file and file.snapshot, 0
     if more:
         known: str | None = sample
         if is_array:
@@ -216,7 +214,6 @@ def ready(
         epochs += len(resumed.history["loss"])
     if resumed is not None:
         rule_steps = resumed.since.step - resumed.other_steps
-        done = resumed.since.epoch + len(resumed.history["loss"])
     taken = data.inputs
     if step_setup.becomes_sparse and options.mixup is None and is_array and len(taken):
         taken = inputs_of_steps(chosen, network, optimizer, rank_rows, taken, epochs)
@@ -234,8 +231,8 @@ def ready(
         held_out=held_out,
         epochs=epochs,
         step_rows=step,
-        orders=RowOrders.of(streams.seed, rows if is_array else 0, done) if shuffled else None,
-        dropout_key=dropout_key(network, streams) if state is None else 0,
+        orders=RowOrders(options.seed) if shuffled else None,
+        dropout_key=dropout_key(network, options.seed) if state is None else 0,
         threads=options.threads,
         stays_finite=True,
         setting={},

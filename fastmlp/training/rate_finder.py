@@ -14,7 +14,7 @@ from fastmlp import checks
 from fastmlp.backend.registry import get
 from fastmlp.checks import needed
 from fastmlp.data.arrays import clean_rows_of, clean_targets
-from fastmlp.data.seeding import Streams
+from fastmlp.data.seeding import generator
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, as_optimizer
 from fastmlp.model.rows import SparseRows
@@ -115,13 +115,13 @@ def find_rate(
     seed = int.from_bytes(os.urandom(16), "little") if seed is None else checks.whole("seed", seed, 0)
     initial = None
     if network.settles:
-        start = initial_parameters(network, None, inputs.dtype, Streams(seed), inputs)
+        start = initial_parameters(network, None, inputs.dtype, seed, inputs)
         initial = Model(network, start, {}, get("reference"), None)
     stepper = Stepper(
         network, replace(optimizer, learning_rate=1.0), seed=seed, dtype=inputs.dtype, most_rows=batch_size,
         backend=backend, initial=initial,
     )  # fmt: skip
-    rng = np.random.default_rng(Streams(seed).order)
+    rng = generator(seed, "order")
     rates = np.geomspace(lowest, highest, steps)
     losses, mean, order = np.empty(steps), 0.0, np.empty(0, np.int64)
     for step, rate in enumerate(rates):

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from fastmlp import checks
 from fastmlp.data.arrays import clean
-from fastmlp.data.seeding import STREAMS, SeededGenerators, Streams
+from fastmlp.data.seeding import generator, words
 from fastmlp.model.layout import aligned_copy, drawn, drawn_of_each, flatten, parameter_count, settle_bins
 from fastmlp.model.monotone import project
 from fastmlp.model.network import Network
@@ -23,9 +23,9 @@ from fastmlp.trained.model import Model
 Initial = tuple[Sequence[ArrayLike], Sequence[ArrayLike]]
 
 
-def dropout_key(network: Network, streams: Streams) -> int:
-    """Return the key of a training's dropout masks, 0 without dropout."""
-    return int(streams.dropout.generate_state(1, np.uint32)[0]) if network.drops else 0
+def dropout_key(network: Network, seed: int) -> int:
+    """Return the key of a training's dropout masks, 32 bits; 0 without dropout."""
+    return int(words(seed, "dropout")[0]) >> 32 if network.drops else 0
 
 
 def _in_words(layer: tuple[str, str, int, int, bool] | None) -> str:
@@ -64,13 +64,13 @@ The next fold, and a training with another rate, begins with the same parameters
 @functools.lru_cache(maxsize=32)
 def _cached_start(network: Network, seed: int, dtype: np.dtype[Any]) -> Array:
     """Return a training's first parameters, read-only by convention."""
-    return drawn(network, np.random.default_rng(Streams(seed).initial), dtype)
+    return drawn(network, generator(seed, "initial"), dtype)
 
 
 def drawn_starts(network: Network, seeds: Sequence[int], dtype: np.dtype[Any]) -> Array:
     """Return the first parameters (seeds, P) of trainings of a network, without bins by quantiles."""
     starts = np.empty((len(seeds), parameter_count(network)), dtype)
-    drawn_of_each(network, SeededGenerators(seeds, STREAMS.index("initial")), starts)
+    drawn_of_each(network, (generator(seed, "initial") for seed in seeds), starts)
     return starts
 
 
@@ -78,7 +78,7 @@ def initial_parameters(
     network: Network,
     initial: Model | Initial | None,
     dtype: np.dtype[Any],
-    streams: Streams,
+    seed: int,
     rows: Inputs | ByteRows | None = None,
 ) -> Array:
     """Return the first parameters (P,) of a training, given or drawn.
@@ -87,9 +87,9 @@ def initial_parameters(
     """
     # Bins by quantiles depend on the rows, which are no part of the cache's key.
     if initial is None and parameter_count(network) <= CACHED_PARAMETERS and not network.settles:
-        return aligned_copy(_cached_start(network, streams.seed, dtype))
+        return aligned_copy(_cached_start(network, seed, dtype))
     if initial is None:
-        parameters = drawn(network, np.random.default_rng(streams.initial), dtype)
+        parameters = drawn(network, generator(seed, "initial"), dtype)
         if network.settles:
             if rows is None:
                 raise ValueError("bins by quantiles need rows: give the edges, or initial=a model")

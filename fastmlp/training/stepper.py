@@ -13,7 +13,6 @@ from fastmlp.backend import registry
 from fastmlp.backend.stepping import steps_of
 from fastmlp.checks import CheckpointError
 from fastmlp.data.arrays import by_head, clean_blocks, floating_dtype, joined, of_labels, targets_of_head
-from fastmlp.data.seeding import Streams
 from fastmlp.data.sparse import clean_rows, is_sparse
 from fastmlp.files import archive
 from fastmlp.model.averages import swap_average
@@ -216,7 +215,7 @@ class Stepper(Intake):
         optimizer = keeping_signs(as_optimizer("optimizer", optimizer, of_batches=True), network)
         optimizer.check_layers(network)
         seed = int.from_bytes(os.urandom(16), "little") if seed is None else checks.whole("seed", seed, 0)
-        streams, dtype = Streams(seed), floating_dtype(dtype, None)
+        dtype = floating_dtype(dtype, None)
         most_rows, threads = checks.whole("most_rows", most_rows, 1), checks.whole("threads", threads, 1)
         checks.choice("backend", backend, ("auto", *registry.backends()))
         self.network, self.optimizer = network, optimizer
@@ -224,11 +223,9 @@ class Stepper(Intake):
         self._predicting = registry.get(self.backend)
         self._seed, self._threads = seed, threads
         super().__init__(network, most_rows, dtype)
-        self._state = initial_state(
-            initial_parameters(network, initial, dtype, streams), optimizer.moment_rows
-        )
+        self._state = initial_state(initial_parameters(network, initial, dtype, seed), optimizer.moment_rows)
         optimizer.write_signs(network, self._state.moments)
-        self.steps, self._rate_factor, self._key = 0, 1.0, dropout_key(network, streams)
+        self.steps, self._rate_factor, self._key = 0, 1.0, dropout_key(network, seed)
         self.forwards = self.changes = 0
         self._start()
 

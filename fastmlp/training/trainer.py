@@ -16,7 +16,7 @@ from fastmlp.callbacks.callback import Callback, Pause, Run
 from fastmlp.data.arrays import clean_targets
 from fastmlp.data.batches import WindowBatches
 from fastmlp.data.ranks import ALONE, Ranks
-from fastmlp.data.seeding import Streams, split_rows
+from fastmlp.data.seeding import split_rows
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
 from fastmlp.model.state import Snapshot, TrainState
@@ -64,7 +64,7 @@ def prepared(
         data = cleaned(network, X, y, sample_weight, dtype, ranks)
     data, held_out = scaled(data, sample_weight is not None, ranks), None
     if validation is not None:
-        data, held_out = split(network, data, validation, Streams(options.seed), ranks)
+        data, held_out = split(network, data, validation, options.seed, ranks)
     rows = ranks.count_rows(len(data.weights))
     return ready(network, options, setup, data, held_out, rows, ranks, trainings=trainings)
 
@@ -99,14 +99,14 @@ def arrays_of(X: Any, y: Any, weights: Any = None) -> tuple[Any, Any, Any]:
     return np.concatenate(found), joined, np.concatenate(others[0]) if others else None
 
 
-def split(network: Network, data: Data, validation: Any, streams: Streams, ranks: Ranks) -> tuple[Data, Data]:
+def split(network: Network, data: Data, validation: Any, seed: int, ranks: Ranks) -> tuple[Data, Data]:
     """Return this rank's training rows and validation rows."""
     if isinstance(validation, (tuple, list)):
         return data, validation_rows(network, validation, data.inputs.dtype, ranks)
     rows = ranks.count_rows(len(data.weights))
     with ranks.raise_on_all_ranks():
         # Of the rows of all ranks: the split does not depend on how they are spread.
-        parts = split_rows(validation, rows, streams)
+        parts = split_rows(validation, rows, seed)
     (train_rows, _), (held_rows, _) = map(ranks.rank_rows, parts)
     # A rank may have no row of a part, so that the check is of all ranks' rows together.
     weighed = ranks.total(np.array([data.weights[some].any() for some in (train_rows, held_rows)], np.int64))
@@ -154,7 +154,7 @@ class PreparedBlocks(NamedTuple):
         (_, file), held_source = options.earlier, None
         done = len(file.snapshot.history["loss"]) if file else 0
         if isinstance(options.validation, Real):
-            source, held_source = _split(source, options.validation, Streams(options.seed))
+            source, held_source = _split(source, options.validation, options.seed)
         row_format = RowFormat(
             n_in=network.n_in,
             dtype=options.dtype,
@@ -205,7 +205,7 @@ def _rows_of_a_step(options: FitOptions, source: Source) -> int:
     return batch_size * accumulate
 
 
-def _split(source: Source, validation: Real, streams: Streams) -> tuple[Source, Source]:
+def _split(source: Source, validation: Real, seed: int) -> tuple[Source, Source]:
     """Return the training rows and the rows held out, split as arrays are."""
     from fastmlp.data.sources import Slices
 
@@ -215,7 +215,7 @@ def _split(source: Source, validation: Real, streams: Streams) -> tuple[Source, 
             f"no fraction of blocks can be split off, got validation={fraction:g}; "
             "give (X, y), or other blocks"
         )
-    train_rows, held_rows = split_rows(fraction, source.rows, streams)
+    train_rows, held_rows = split_rows(fraction, source.rows, seed)
     return source.take(train_rows), source.take(held_rows)
 
 

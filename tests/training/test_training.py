@@ -15,7 +15,7 @@ import fastmlp
 from fastmlp import SGD, Adam, Callback, Network
 from fastmlp.backend import registry
 from fastmlp.data import batches
-from fastmlp.data.seeding import GROUP_ROWS, RowOrders, orders_of
+from fastmlp.data.seeding import GROUP_ROWS, RowOrders
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import flatten
 from fastmlp.model.state import initial_state
@@ -70,7 +70,7 @@ def test_an_order_depends_on_seed_rows_epoch_and_window_alone(rows):
     assert (np.sort(expected, axis=1) == np.arange(rows)).all()
     if rows > 4:
         assert len(np.unique(expected, axis=0)) == epochs
-    (given,), rng = orders_of([7]), np.random.default_rng(rows)
+    given, rng = RowOrders(7), np.random.default_rng(rows)
     found = np.empty_like(expected)
     for epoch in (0, 1, epochs - 1, *rng.integers(0, epochs, 20).tolist()):
         count = min(epochs - epoch, int(rng.integers(1, 5)))
