@@ -196,6 +196,7 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
             row_numbers = {*row_numbers, *numbers_of_rows(whole)}
         del whole
         self.learn(frame, values, target.name, row_numbers, texts)
+        self.describe(frame, values, texts)
         rows = self.report_["columns"]
         if line := in_doubt([row for row in rows if row["name"] not in said]):
             warnings.warn(line, stacklevel=2)
@@ -273,7 +274,6 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         if few is not None and self.layers is None:
             encoding = with_codes(encoding, frame, few, given, self.levels)
         self.encoding_ = encoding
-        self.describe(frame, y, found)
 
     def describe(
         self, frame: pl.DataFrame, y: Array, found: FoundWritings | None = None, held: Array | None = None

@@ -285,13 +285,15 @@ def rows_of_columns(
     """
     rows = []
     for column, series in zip(encoding.columns, frame.get_columns(), strict=True):
-        is_nan = series.is_nan().sum() if series.dtype.is_float() else 0
+        # By NumPy, which has NaN for null: an expression of polars takes 250 us a column.
+        is_float = series.dtype.is_float()
+        missing = np.isnan(series.to_numpy()).sum() if is_float else series.null_count()
         doubt = None if found is None else found.doubts.get(column.name)
         rows.append({
             "name": column.name,
             "kind": column.kind,
             "done": encoding.summary(column),
-            "missing": series.null_count() + int(is_nan),
+            "missing": int(missing),
             "levels": len(column.levels) if isinstance(column, Category) else None,
             "example": None if found is None else found.examples.get(column.name),
             "doubt": None if doubt is None else [*doubt],

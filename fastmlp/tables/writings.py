@@ -363,7 +363,8 @@ def as_written(
     for series in frame.get_columns():
         name = series.name
         if series.null_count() < len(series):
-            examples[name] = str(series[series.is_not_null().arg_max()])[:60]  # of free text the beginning
+            known = series if series[0] is not None else series.drop_nulls()
+            examples[name] = str(known[0])[:60]  # of free text the beginning
         read, found = _as_written(series, given.get(name), missing)
         if isinstance(found, Ambiguity):
             doubts[name] = found
