@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.model.inputs import sparse_columns
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.rows import ByteRows, Inputs
+from fastmlp.model.rows import ByteRows, Inputs, SparseRows
 from fastmlp.model.state import TrainState, initial_state
 
 Array = NDArray[Any]
@@ -118,11 +119,17 @@ def dry_run(
     """
     stops, steps = np.minimum(rows, DRY_ROWS), len(rows)
     most, once = int(stops.max()), np.zeros(steps, np.int64)
-    data = Data(*(np.ones(shape, dtype) for shape in ((most, network.n_in), (most, network.n_out), (most,))))
-    totals = np.ones((len(network.heads), steps)) if network.heads else None
-    chunk = Chunk(
-        np.arange(most), once, stops, np.ones(steps), np.zeros((steps, 2)), batch_size or most, totals
-    )
+    n_sparse = sparse_columns(network.blocks)
+    shapes = (most, network.n_in - n_sparse), (most, network.n_out), (most,)
+    dense, targets, weights = (np.ones(shape, dtype) for shape in shapes)
+    inputs: Inputs = dense
+    if n_sparse:  # a number in the first of the sparse columns
+        numbers = np.arange(most + 1), np.zeros(most, np.int32), weights
+        inputs = SparseRows(*numbers, n_sparse, dense)
+    data = Data(inputs, targets, weights)
+    totals = stops.astype(np.float64)
+    by_head = np.tile(totals, (len(network.heads), 1)) if network.heads else None
+    chunk = Chunk(np.arange(most), once, stops, totals, np.zeros((steps, 2)), batch_size or most, by_head)
     state = initial_state(np.zeros(parameter_count(network), dtype), optimizer.moment_rows)
     return state, data, chunk
 

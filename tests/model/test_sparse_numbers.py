@@ -26,7 +26,10 @@ from fastmlp import (
     SparseNumbers,
     Stepper,
 )
+from fastmlp.backend import registry
 from fastmlp.exchange.steps import folded
+from fastmlp.model.backend import dry_run
+from fastmlp.model.rows import SparseRows
 
 TEXT = CSR.shape[1]
 X, FLAT = [NUMBERS, CODES, CSR], [NUMBERS, CODES, CSR.toarray()]
@@ -210,3 +213,15 @@ test_careless_calls_are_one_line = refusals(
         (lambda: fit(network()).to_sklearn(), "blocks of inputs"),
     ]
 )  # fmt: skip
+
+
+def test_a_compilation_takes_a_step_on_rows_of_the_network():
+    """With dense rows the step would write behind the parameters."""
+    net, found = network(), []
+    for name in ("reference", "fused"):
+        state, data, chunk = dry_run(net, Adam(), np.float64, [5])
+        assert data.inputs.shape == (5, net.n_in)
+        net.check_sparse(isinstance(data.inputs, SparseRows))
+        state = registry.get(name).train_chunk(net, Adam(), state, data, chunk, 0, 1, losses := np.empty(1))
+        found.append([*losses, *state.moments.ravel()])
+    np.testing.assert_allclose(*found, rtol=1e-12)
