@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -275,6 +276,8 @@ def clean_targets_of(
         return _one_hot(what, array.reshape(rows), n_out, dtype)
     per_target = loss.outputs_per_target
     if n_out > 1 and array.shape in ((rows,), (rows, 1)) and loss.takes_one_column:
+        if loss.digest and loss.parameter is None and array.dtype.kind in "iu":
+            warnings.warn(f"{what} is the target of each of {n_out} outputs; {OF_LABELS}", stacklevel=6)
         array = np.broadcast_to(array.reshape(rows, 1), (rows, n_out))
     elif per_target > 1:  # the targets of the first outputs, of the second ones, ..
         n_out //= per_target

@@ -231,3 +231,10 @@ def test_numbers_that_are_no_labels_are_told_nothing_of_them():
         with pytest.raises(ValueError, match="shape") as error:
             stepper.step(X[:40], y)
         assert (NAMED in str(error.value)) == told
+
+
+def test_labels_for_a_loss_of_a_users_own_are_warned_of():
+    network = Network([5, 4], loss=fastmlp.Loss("squares", lambda output, target: (output - target) ** 2))
+    with pytest.warns(UserWarning, match=f"^y is the target of each of 4 outputs; {re.escape(NAMED)}$"):
+        fastmlp.fit(network, X, LABELS, epochs=1, backend="reference")
+    fastmlp.fit(network, X, REAL[:, 0], epochs=1, backend="reference")

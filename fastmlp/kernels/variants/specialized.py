@@ -7,8 +7,9 @@ Networks of a few dozen parameters, trained by plain SGD on up to 16 rows, stay 
 (`fastmlp.kernels.small.programs`).
 
 The price is a compilation of a second or two for every network, once a machine. Rates, decays of moments,
-sizes of penalties and weights are data. Networks with anything else (gelu or silu at the end of a dense
-layer, batch norms, custom layers, l1, clipping, custom losses of rows) run as `fused`.
+sizes of penalties and weights are data. Layers with a formula of a row, a user's as well, are part of the
+program. Networks with anything else (gelu or silu at the end of a dense layer, batch norms, l1, clipping,
+custom losses of rows) run as `fused`.
 """
 
 from fastmlp.kernels.estimates import BUILT_IN
