@@ -261,11 +261,18 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         given = {name: one if isinstance(one, str) else one[0] for name, one in (self.columns or {}).items()}
         if self.group is not None:
             given.setdefault(self.group, "drop")
+        if (
+            self.time in frame.columns and frame[self.time].dtype.is_numeric()
+        ):  # though it may number the rows
+            given.setdefault(self.time, "number")
         for name in self.monotone or {}:
             given.setdefault(name, "number")
         if not isinstance((self.columns or {}).get(target, ""), str):
             del given[target]  # the pair says how the target is written
         encoding = Encoding.learned(frame, given, self.progress, row_numbers, self.levels, few)
+        if self.time is not None:  # a clipped time would end a trend
+            columns = (one.linear if one.name == self.time else one for one in encoding.columns)
+            encoding = replace(encoding, columns=tuple(columns))
         self._name(frame.columns, target)
         if found is not None:
             used = [one for one in found.writings if one.column in encoding.slices]

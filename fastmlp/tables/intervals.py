@@ -79,15 +79,29 @@ def errors_of(
     """Return the errors on rows held out, in the unit of targets.
 
     Errors of later rows and of few groups have one size: how sizes follow the prediction is not known there.
+    Errors of later rows are those of rows as far ahead of the rows held out as these are of training rows.
 
     means, rows : as of `out_of_fold`; targets, dependence : of all rows
     follows : False for one size for all predictions
     """
     means, errors = means[:, 0], targets[rows] - means[:, 0]
     groups = dependence.independent(rows) if dependence.named else None
-    if not follows or dependence.time is not None or (groups is not None and groups < 2 * LEAST_ROWS):
+    if dependence.time is not None:
+        return HeldErrors.of_one_size(errors * growth(errors, dependence.time[rows]), groups)
+    if not follows or (groups is not None and groups < 2 * LEAST_ROWS):
         return HeldErrors.of_one_size(errors, groups)
     return scaled_errors(means, errors)._replace(groups=groups)
+
+
+def growth(errors: Array, times: Array) -> float:
+    """Return the mean size of errors in the next period as long as `times`, over the mean size of errors (n,).
+
+    times : (n,) of the errors. Sizes follow a line by least squares, which does not fall.
+    """
+    after = times - times.mean()
+    square, size = float(after @ after), np.abs(errors)
+    slope = max(0.0, float(after @ size) / square) if square else 0.0
+    return float(1 + slope * np.ptp(times) / (size.mean() or 1.0))
 
 
 def scaled_errors(means: Array, errors: Array) -> HeldErrors:

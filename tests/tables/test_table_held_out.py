@@ -12,7 +12,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 from support.flats import QUICK, QUICKLY, flats
-from support.selection import matrix
+from support.selection import matrix, seeds
 
 from fastmlp import Dense, Dropout, TableClassifier, TableError, TableRegressor
 from fastmlp.tables.estimators import load
@@ -154,6 +154,30 @@ def test_what_networks_hold_out_is_what_is_asked_for(trainings):
         TableRegressor(**QUICK, group="who", columns={"who": "category"}).fit(frame, "y").encoding_.dropped
         == []
     )
+
+
+SERIES = {
+    "numbers": lambda day: 0.002 * day,
+    "dates": lambda day: 0.002 * day,
+    "season": lambda day: np.sin(2 * np.pi * day / 365.25),
+    "neither": lambda day: 0 * day,
+}
+"""What the target has of the day, besides x and noise; the day is a number that counts rows, or a date."""
+
+
+@pytest.mark.parametrize("seed", seeds(quick=0, slow=1, every=5))
+@pytest.mark.parametrize("name", SERIES)
+def test_intervals_hold_the_rows_that_follow(name, seed):
+    """A trend goes on: the error is the noise's, and a tenth of the numbers is outside."""
+    rng, day = np.random.default_rng(seed), np.arange(3000)
+    x, noise = rng.normal(size=(2, 3000))
+    times = day if name == "numbers" else np.datetime64("2015-01-01") + day.astype("timedelta64[D]")
+    frame = pl.DataFrame({"x": x, "day": times, "y": x + SERIES[name](day) + 0.3 * noise})
+    model = TableRegressor(time="day", random_state=0, progress=False).fit(frame[:2400], "y")
+    after, y = frame[2400:], frame["y"][2400:].to_numpy()
+    low, high = model.predict_interval(after, 0.9)
+    assert np.sqrt(np.mean(np.square(model.predict(after) - y))) < 0.4
+    assert 0.84 < np.mean((low <= y) & (y <= high)) < 0.97
 
 
 def test_they_are_parameters_of_scikit_learns_estimators():
