@@ -94,7 +94,7 @@ def errors_of(
 
 
 def growth(errors: Array, times: Array) -> float:
-    """Return the mean size of errors in the next period as long as `times`, over the mean size of errors (n,).
+    """Return the mean size of errors in the next period as long as `times`, over the mean of these (n,).
 
     times : (n,) of the errors. Sizes follow a line by least squares, which does not fall.
     """
