@@ -15,7 +15,7 @@ from fastmlp.model.losses import LOSSES
 
 
 # The functions of other variants are tried one by one, and their programs, of 3 to 8 s, by the matrix.
-@quick(6)
+@quick(4)
 @crossed(
     tried={*FEW, "specialized"}, backend=registry.variants(), name=list(TRAININGS),
     dtype=COMPILED_DTYPES,

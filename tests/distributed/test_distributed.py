@@ -46,7 +46,7 @@ CUTS = {2: [60], 3: [0, 101], 4: [10, 11, 70]}
 """By size, where one rank's rows end: ragged ones, and ranks that have none."""
 
 
-@quick(6)
+@quick(4)
 @pytest.mark.parametrize("name", CASES)
 def test_several_ranks_train_as_one_does(name):
     settings = settings_of(CASES[name])

@@ -23,7 +23,7 @@ def checks(backend):
     return parametrize_with_checks([getattr(fastmlp, name)(backend=backend) for name in NAMES])
 
 
-@quick(40)
+@quick(24)
 @checks("auto")
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_checks(estimator, check):

@@ -20,7 +20,7 @@ from support.exchanged_models import (
 )
 from support.formats import compiled
 from support.problems import COMPILED_DTYPES
-from support.selection import quick, seeds
+from support.selection import matrix, quick, seeds
 
 from fastmlp import Activation, Model, Network
 from fastmlp.backend import reference
@@ -250,6 +250,7 @@ def test_biases_far_greater_than_the_products(tmp_path):
     assert max(hold(tmp_path, cases)) < 0.001
 
 
+@matrix
 @needs.compiler
 def test_a_layer_whose_sums_are_tiny_or_zero(tmp_path):
     rng = np.random.default_rng(0)

@@ -152,7 +152,7 @@ def test_a_bit_that_differs_is_reported_with_its_place():
     )
 
 
-@quick(4)
+@quick(0)
 @pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=matrix)])
 @pytest.mark.parametrize("name", STEPS)
 def test_exact_variants_train_with_equal_bits(name, dtype):
@@ -188,6 +188,7 @@ TUNINGS = {
 """Values of the constants that a machine decides."""
 
 
+@quick(0)
 @pytest.mark.parametrize("name", TUNED)
 def test_no_tuning_changes_a_bit(name):
     network, parameters, *given = problem(STEPS[name], np.float32)
@@ -216,7 +217,7 @@ def own_dtype(name, number):
     return np.float32 if "l2" in STEPS[name].options or number % 4 else np.float64
 
 
-@quick(1)
+@quick(0)
 @pytest.mark.parametrize(
     ("name", "dtype"),
     # Each compiles, 1 to 2 s: the dtypes take turns, and every sixteenth network is quick. With a penalty it

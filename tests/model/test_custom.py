@@ -49,7 +49,7 @@ def has_program(name):
 TAKEN_FROM = ("fused", "specialized")
 
 
-@quick(3)
+@quick(2)
 @pytest.mark.parametrize(
     ("backend", "name", "dtype"),
     [
@@ -155,7 +155,7 @@ def test_sums_of_what_all_units_share(name):
 SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-30]
 
 
-@quick(6)
+@quick(3)
 @pytest.mark.parametrize(
     "backend", ["reference", pytest.param("baseline", marks=pytest.mark.matrix), "fused"]
 )

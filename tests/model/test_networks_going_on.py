@@ -125,10 +125,9 @@ def test_one_result_on_every_backend_and_any_number_of_threads(case, dtype):
     weights = np.arange(len(heads_or_array(case.y))) % 3 + 0.5
     given = {"validation": 0.2, "sample_weight": weights, "dtype": dtype}
     expected = case.fit(**given)
-    for backend, threads in (("fused", 3), ("tiled", 1)):
-        assert_same(case.fit(**given, backend=backend, threads=threads), expected)
-    if dtype == "float32":  # of which other quick tests compile the program, too
-        assert_same(case.fit(**given, backend="tiled"), expected)
+    assert_same(case.fit(**given, backend="fused", threads=3), expected)
+    if dtype == "float32":  # whose cases are of the matrix: the program of tiled takes 8 s to compile
+        assert_same(case.fit(**given, backend="tiled", threads=1), expected)
     else:
         model = case.fit(**given, backend="reference")
         np.testing.assert_allclose(model.parameters, expected.parameters, rtol=1e-9, atol=1e-11)

@@ -352,6 +352,7 @@ def test_each_row_that_was_held_out_has_one_error():
     assert len(model.errors_.scaled) < 50
 
 
+@matrix
 def test_the_linear_model_ends_with_the_time(digits):
     model, digits = TableClassifier(**QUICK), digits[:500]
     y, held = digits["digit"].to_numpy().astype(str), np.arange(len(digits)) % 5 == 0

@@ -40,6 +40,7 @@ def test_effects_are_scikit_learns_partial_dependences(regressor):
         assert (len(known) < len(effect.values)) == (name == "size")  # of which some are missing
 
 
+@matrix
 def test_importances_are_scikit_learns_permutation_importances(regressor, classifier):
     frame = flats(300)
     X = frame.drop("price", "kind")
@@ -275,6 +276,7 @@ def test_other_levels_stand_in_the_order_of_their_effects():
     assert order_of([], np.empty((1, 2))) == []
 
 
+@quick(1)
 @pytest.mark.parametrize("kind", [TableRegressor, TableClassifier])
 def test_a_panel_is_drawn_on_axes_that_are_given(kind):
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from support.flats import QUICK, flats
 from support.missing_packages import without
 from support.processes import python
-from support.selection import quick
+from support.selection import matrix, quick
 from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableError, TableRegressor
@@ -59,6 +59,7 @@ def test_frames_paths_and_columns_are_one_table(tmp_path, regressor):
         np.testing.assert_allclose(model.predict(X), expected, rtol=1e-4)
 
 
+@matrix
 def test_scikit_learns_tools_take_them():
     pandas = flats().drop("price").to_pandas()
     X, y = pandas.drop(columns="kind"), pandas["kind"]

@@ -59,7 +59,7 @@ def oracle_of(name):
     return diverge("reference", *OVERFLOWS[name])
 
 
-@quick(4)
+@quick(2)
 @crossed(backend=registry.backends(), name=list(OVERFLOWS))
 def test_the_error_names_the_step_and_carries_what_was_finite_before_it(name, backend, chunks):
     network, optimizer = OVERFLOWS[name]

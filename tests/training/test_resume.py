@@ -56,6 +56,7 @@ def test_a_training_goes_on_in_its_bits_from_every_step(name, backend, tmp_path,
     report_figure(f"{EPOCHS * BATCHES - 1} stops, every bit the same")
 
 
+@quick(1)
 @pytest.mark.parametrize("threads", [1, None])
 @pytest.mark.parametrize("backend", few(["reference", "blas"]))
 def test_the_blas_goes_on_with_the_threads_that_it_had(backend, threads, tmp_path):
