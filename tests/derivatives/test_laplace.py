@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit, softmax
 from scipy.stats import multivariate_normal
 from sklearn.datasets import load_breast_cancer, load_diabetes
-from support.selection import matrix
+from support.selection import matrix, quick
 
 import fastmlp
 from fastmlp import Adam, Dense, Head, Members, Network, Stepper
@@ -52,6 +52,7 @@ def test_a_linear_network_is_linear_regression():
     assert 0 < free.effective_parameters < 4
 
 
+@quick(1)
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_the_evidence_is_greatest_whatever_the_unit_of_the_targets(scale):
     rng = np.random.default_rng(0)

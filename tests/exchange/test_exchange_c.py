@@ -19,7 +19,6 @@ from support.exchanged_models import (
     model,
 )
 from support.formats import compiled
-from support.problems import COMPILED_DTYPES
 from support.selection import matrix, quick, seeds
 
 from fastmlp import Activation, Model, Network
@@ -32,7 +31,7 @@ def c_name(case):
     return re.sub(r"\W+", "_", case) + "_net"
 
 
-@pytest.fixture(scope="module", params=COMPILED_DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+@pytest.fixture(scope="module", params=[np.float32, pytest.param(np.float64, marks=matrix)])
 def libraries(request, tmp_path_factory):
     """The dtype, functions of all cases, and of all cases in integers, with what their headers say."""
     if needs.COMPILER is None:

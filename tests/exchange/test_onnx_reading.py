@@ -95,6 +95,7 @@ def test_damaged_files_are_refused_or_equal(seed, tmp_path):
     assert equal > 5
 
 
+@quick(12)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("case", CASES)
 def test_a_layer_of_one_unit_comes_back(case, dtype, tmp_path):

@@ -60,7 +60,7 @@ def check(got, a, b, more=0.0):
     np.testing.assert_array_less(np.abs(got - (a @ b + more)), bound + 1e-30)
 
 
-@quick(4)
+@quick(2)
 @pytest.mark.parametrize("name", POSSIBLE)
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def fit(dtype="bfloat16", backend="auto", network=NETWORK, inputs=X, **options):
     return fastmlp.fit(network, inputs, Y, dtype=dtype, backend=backend, **given)
 
 
-@quick(1)
+@matrix
 @compiled
 @pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(clip_norm=1.0)], ids=["sgd", "adam"])
 def test_a_training_is_that_of_the_reference_with_rounded_operands(optimizer):
@@ -141,7 +141,7 @@ def test_a_training_is_that_of_the_reference_with_rounded_operands(optimizer):
     np.testing.assert_allclose(got.predict(X), expected.predict(X), atol=2e-3)
 
 
-@quick(0)
+@matrix
 @each_way
 @pytest.mark.parametrize("optimizer", [SGD(0.1), Adam()], ids=["sgd", "adam"])
 def test_any_number_of_threads_gives_the_same_bits(optimizer, name):
@@ -167,6 +167,7 @@ def trained_by(backend, optimizer):
     return backend.train_chunk(NETWORK, optimizer, state, data, chunk, 0, None, np.empty(2)).parameters
 
 
+@matrix
 @compiled
 def test_digits_are_classified_as_well_as_in_float32(report_figure):
     digits = sklearn.datasets.load_digits()
@@ -183,6 +184,7 @@ def test_digits_are_classified_as_well_as_in_float32(report_figure):
     assert abs(scores["bfloat16"] - scores["float32"]) < 0.015
 
 
+@matrix
 @compiled
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_estimators_and_blocks_of_rows_take_it():
@@ -222,6 +224,7 @@ def test_each_member_predicts_with_rounded_operands():
     assert off < 0.1 * far
 
 
+@matrix
 @compiled
 def test_a_model_is_pickled_and_a_training_goes_on(tmp_path):
     whole = fit(epochs=4)

@@ -101,6 +101,7 @@ MANY, FEW, FIRST = 1600, 3, 33
 """Rows that are copied where they are in an order and units are few; the units; a worker's first input."""
 
 
+@quick(1)
 @pytest.mark.parametrize("applies", [False, True])
 @pytest.mark.parametrize("room", [1 << 17, (INPUTS + 32) * 64])
 def test_few_units_of_many_ordered_rows_have_the_bits_that_they_have_beside_others(room, applies):

@@ -78,7 +78,7 @@ CASES = {
     "members": of_layers(MEMBERS),
     # Of biases before `shares` the gradient is all rounding, of which Adam would make steps.
     **{
-        f"custom layers, {name}": of_layers([*layers[:-1], Dense(3)], optimizer=SGD(0.1, momentum=0.9))
+        f"custom layers, {name}": of_layers([*layers[:-1], Dense(3)], optimizer=SGD(0.05, momentum=0.9))
         for name, layers in custom_layers.LISTS.items()
     },
     "a custom loss and rule": Case(
@@ -138,6 +138,7 @@ def test_one_result_on_every_backend_and_any_number_of_threads(case, dtype):
             np.testing.assert_allclose(*outputs, rtol=1e-9, atol=1e-11)
 
 
+@quick(12)
 @each_case
 def test_a_training_goes_on(case, tmp_path):
     whole = case.fit(epochs=4, validation=0.2)
@@ -147,7 +148,7 @@ def test_a_training_goes_on(case, tmp_path):
     assert fastmlp.load(tmp_path / "half", components=components_of(case.network)).network == case.network
 
 
-@quick(6)
+@quick(4)
 @each_case
 def test_rows_in_parts_train_in_the_bits_of_all(case):
     for options in ({"window": 10**6}, {"shuffle": False}, {"window": 40, "shuffle": False}):

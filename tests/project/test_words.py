@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+from support.selection import matrix
 
 import fastmlp
 
@@ -43,6 +44,7 @@ def first_sentence(text):
     return re.split(r"[.:;](?:\s|$)", text, maxsplit=1)[0]
 
 
+@matrix
 @pytest.mark.parametrize("room", [*ROOMS, ""])
 def test_first_sentences_are_short_and_nouns_are_repeated(room):
     texts = docstrings(room)

@@ -180,7 +180,7 @@ def test_a_column_may_be_named_rows():
     assert set(found.values.to_list()) == {"Rome", "Oslo", "Lima"}
 
 
-@quick(1)
+@matrix
 @pytest.mark.parametrize(("last", "rows"), [("9999-12-31", 1), ("0001-01-01", 3)])
 def test_the_first_and_the_last_date_have_a_picture(last, rows):
     """So has a table of one row."""

@@ -33,7 +33,7 @@ def test_they_learn_what_a_table_says(regressor, classifier):
     assert classifier.classes_.tolist() == ["cheap", "dear"]
     assert (classifier.predict(fresh) == classifier.classes_[probabilities.argmax(axis=1)]).all()
     assert list(regressor.feature_names_in_) == ["size", "city", "noise"]
-    assert len(regressor.models_) == 2
+    assert len(regressor.models_) == 2 * len(regressor.groups_)
 
 
 def test_one_seed_gives_one_model(regressor):

@@ -142,6 +142,7 @@ def test_auto_has_them_too():
     assert_same(accumulated("clipping", "auto"), accumulated("clipping"))
 
 
+@quick(2)
 @pytest.mark.parametrize("kind", [Rank, Overlapping])
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_ranks_accumulate_as_one_process_does(backend, kind):
