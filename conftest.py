@@ -6,9 +6,10 @@ declares a kernel variant of yours.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fastmlp.backend import registry
 from fastmlp.system.budget import cores
 
 os.environ.setdefault("FASTMLP_TUNE", "0")  # nothing is measured with constants that another run has chosen
+os.environ.setdefault("POLARS_MAX_THREADS", "1")  # on tables of 200 rows its threads cost half of the time
 os.environ.setdefault("FASTMLP_PREBUILD", "none")  # what an editable installation has compiled is not tested
 
 FEW = 4
@@ -88,6 +90,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     if few:
         config.option.loadscopereorder = False  # or files of one test, the longest ones, would come last
     return ByFile(config, log) if few else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep thousands of cases, which live to the end, out of every garbage collection: 0.3 s each."""
+    gc.disable()
+    found = yield
+    gc.freeze()
+    gc.enable()
+    return found
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -320,13 +320,12 @@ def _given(name: str) -> tuple[Variant, Entries, Backend]:
 
 
 def _made(variant: Variant) -> tuple[Variant, Entries, Backend]:
-    from fastmlp.kernels.jit.bind import check_slots
+    from fastmlp.kernels.jit.bind import scope_of
     from fastmlp.kernels.jit.entries import Entries
-    from fastmlp.kernels.jit.store import UNKEPT
     from fastmlp.kernels.runtime.adapter import compiled_backend
 
-    check_slots(variant)
-    made = Entries(variant.inheriting(), f"{variant.name}{UNKEPT}", lambda: program_of(variant))
+    home = scope_of(variant).homes[-1]
+    made = Entries(variant.inheriting(), home, lambda: program_of(variant))
     return variant, made, compiled_backend(made)
 
 

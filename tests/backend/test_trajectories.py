@@ -15,7 +15,7 @@ from fastmlp.model.losses import LOSSES
 
 
 # The functions of other variants are tried one by one, and their programs, of 3 to 8 s, by the matrix.
-@quick(6)
+@quick(4)
 @crossed(
     tried={*FEW, "specialized"}, backend=registry.variants(), name=list(TRAININGS),
     dtype=COMPILED_DTYPES,
@@ -30,7 +30,7 @@ def test_the_reference_itself_stays_within_the_bound_in_float32(name):
     check(name, "reference", np.float32)
 
 
-@quick(6)
+@quick(3)
 @pytest.mark.parametrize("name", TRAININGS)
 def test_the_bounds_are_tight_and_the_trainings_learn(name):
     assert max(allowed(name, np.float64)) < 1e-12

@@ -4,6 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from support.selection import matrix
 
 from fastmlp import Dense, Network, Normal, Uniform
 from fastmlp.data.seeding import RowOrders, generator, words
@@ -38,6 +39,7 @@ def test_streams_differ_by_seed_name_and_each_number():
     assert len(made) == (len(SEEDS) + 2) * len(names)
 
 
+@matrix
 def test_streams_of_neighbours_are_not_alike():
     """The correlation of uniform numbers has a deviation of 1 / sqrt(count)."""
     count = 1 << 16

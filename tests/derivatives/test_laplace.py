@@ -5,6 +5,7 @@ import pytest
 from scipy.special import expit, softmax
 from scipy.stats import multivariate_normal
 from sklearn.datasets import load_breast_cancer, load_diabetes
+from support.selection import matrix, quick
 
 import fastmlp
 from fastmlp import Adam, Dense, Head, Members, Network, Stepper
@@ -51,6 +52,7 @@ def test_a_linear_network_is_linear_regression():
     assert 0 < free.effective_parameters < 4
 
 
+@quick(1)
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_the_evidence_is_greatest_whatever_the_unit_of_the_targets(scale):
     rng = np.random.default_rng(0)
@@ -134,6 +136,7 @@ def test_error_bars_grow_away_from_the_rows():
     assert std[3] > 2 * std[2]
 
 
+@matrix
 def test_an_overconfident_model_gets_better_probabilities():
     X, y = load_breast_cancer(return_X_y=True)
     X = (X - X.mean(axis=0)) / X.std(axis=0)
@@ -203,7 +206,7 @@ def test_it_is_the_posterior_of_laplace_torch(loss):
 def test_a_regressor_predicts_with_error_bars():
     X, y = load_diabetes(return_X_y=True)
     X, y = (X / X.std(axis=0), (y - y.mean()) / y.std())
-    options = {"hidden_layer_sizes": (4,), "solver": "lbfgs", "alpha": 0.1, "random_state": 0}
+    options = {"hidden_layer_sizes": (4,), "solver": "lbfgs", "alpha": 0.1, "random_state": 0, "max_iter": 50}
     regressor = fastmlp.MLPRegressor(**options, posterior=True).fit(X[:300], y[:300])
     mean, std = regressor.predict(X[300:], return_std=True)
     np.testing.assert_allclose(mean, regressor.predict(X[300:]), rtol=1e-9)

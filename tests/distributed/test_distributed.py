@@ -46,7 +46,7 @@ CUTS = {2: [60], 3: [0, 101], 4: [10, 11, 70]}
 """By size, where one rank's rows end: ragged ones, and ranks that have none."""
 
 
-@quick(6)
+@quick(4)
 @pytest.mark.parametrize("name", CASES)
 def test_several_ranks_train_as_one_does(name):
     settings = settings_of(CASES[name])
@@ -107,6 +107,7 @@ def test_batch_norms_of_ranks_have_the_same_bits_on_any_number_of_threads(kind, 
     np.testing.assert_array_equal(*found)
 
 
+@quick(1)
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_local_sgd_averages_running_statistics(backend):
     """With a rate of 0 all that moves is the running state: to the average of the ranks' own batches."""
@@ -327,6 +328,7 @@ def test_nothing_of_a_step_is_left_to_the_garbage_collector():
 # --- files and models go on at any number of ranks --------------------------------------------------------
 
 
+@quick(1)
 @pytest.mark.parametrize(("then", "now"), [(3, 2), (2, 1), (1, 3)])
 def test_a_checkpoint_of_rank_0_resumes_at_another_size(then, now, tmp_path):
     path = tmp_path / "training.npz"
@@ -374,7 +376,7 @@ def gone_on(model, settings, communicator, cuts, epochs, rows=slice(None)):
     return model.fit_more(**given, epochs=epochs, **options)
 
 
-@quick(5)
+@quick(2)
 @pytest.mark.parametrize(
     "name", ["dropout, penalties and clipping", "weights, and a share held out", "schedules", "sparse"]
 )

@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from support.missing_packages import without
 from support.problems import data_set
+from support.selection import quick
 
 import fastmlp
 from fastmlp import LossCurveDisplay, MLPClassifier
@@ -107,6 +108,7 @@ CURVES = {
 }
 
 
+@quick(1)
 @pytest.mark.parametrize("scale", ["linear", pytest.param("log", marks=pytest.mark.matrix)])
 @pytest.mark.parametrize("kind", CURVES)
 def test_the_legend_covers_no_curve(ax, kind, scale):

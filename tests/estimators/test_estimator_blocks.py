@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import scipy.sparse
+from support.selection import quick
 
 from fastmlp import SGD, Cosine, MLPClassifier, MLPRegressor, StepDecay
 
@@ -44,6 +45,7 @@ def assert_same(ours, expected, x=X):
     np.testing.assert_array_equal(ours.predict(x), expected.predict(x))
 
 
+@quick(6)
 @pytest.mark.parametrize("y", [NAMES, TWO, SEVERAL], ids=["three", "two", "several"])
 @pytest.mark.parametrize(
     "options", [{}, {"batch_size": "auto"}, {"shuffle": False}, {"class_weight": "dict"}]

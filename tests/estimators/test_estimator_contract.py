@@ -23,7 +23,7 @@ def checks(backend):
     return parametrize_with_checks([getattr(fastmlp, name)(backend=backend) for name in NAMES])
 
 
-@quick(40)
+@quick(24)
 @checks("auto")
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_checks(estimator, check):
@@ -143,6 +143,7 @@ def test_where_no_score_is_a_number_the_start_is_kept():
         np.testing.assert_array_equal(got, expected)
 
 
+@quick(4)
 @each
 @pytest.mark.parametrize("rate", ["constant", "invscaling", "adaptive"])
 @pytest.mark.parametrize("solver", ["adam", "sgd"])

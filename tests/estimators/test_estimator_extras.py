@@ -18,7 +18,7 @@ from support.callbacks import calling
 from support.equal_estimators import assert_same
 from support.problems import data_set
 from support.refusals import refusals
-from support.selection import matrix
+from support.selection import matrix, quick
 
 import fastmlp
 from fastmlp import Callback, Dense, EarlyStopping, LayerNorm, MLPClassifier, MLPRegressor, Model, Network
@@ -220,6 +220,7 @@ def test_validation_sets_that_do_not_fit(validation_set, words):
     assert words in str(caught.value)
 
 
+@quick(3)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("metric", ["balanced_accuracy", "neg_log_loss", "loss"])
 def test_any_metric_may_decide(metric, weighted):
@@ -308,6 +309,7 @@ def test_callbacks_may_predict_and_write_a_curve_to_stop_by(solver):
     assert stopped.n_iter_ < 300
 
 
+@quick(4)
 @pytest.mark.parametrize("moment", ["on_train_begin", "on_chunk_end"])
 @pytest.mark.parametrize(
     "options", [{}, {"early_stopping": True}, {"validation_set": (X, Y)}, {"solver": "lbfgs"}]

@@ -10,6 +10,7 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import _check_sample_weight
 from support.equal_estimators import assert_same
 from support.estimator_pairs import BINARY, TARGETS, X, Y, each, make, pair, unconverged, y_for
+from support.selection import quick
 
 import fastmlp
 from fastmlp import MLPClassifier
@@ -137,6 +138,7 @@ BOOLEANS = [
 ]
 
 
+@quick(6)
 @each
 @pytest.mark.parametrize(("solver", "parameter", "value"), BOOLEANS)
 def test_true_and_false_are_numbers_as_in_scikit_learn(name, solver, parameter, value):

@@ -7,6 +7,7 @@ import pytest
 from scipy.special import softmax
 from support.equal_estimators import assert_close, assert_same
 from support.problems import data_set
+from support.selection import quick
 
 from fastmlp import MLPClassifier
 
@@ -28,6 +29,7 @@ def rows_of(classes, dtype=np.float64):
 each = pytest.mark.parametrize("classes", [2, 3])
 
 
+@quick(1)
 @each
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_a_row_of_probabilities_is_a_row_for_each_class_with_so_much_weight(classes, backend):
@@ -44,6 +46,7 @@ def test_a_row_of_probabilities_is_a_row_for_each_class_with_so_much_weight(clas
     np.testing.assert_array_equal(soft.predict(X), soft.predict_proba(X).argmax(axis=1))
 
 
+@quick(1)
 @each
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_it_learns_the_probabilities(classes, dtype):

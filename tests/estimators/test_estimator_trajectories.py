@@ -155,7 +155,7 @@ def test_the_grid_is_wide():
     assert any(fit.n_iter_ > 5 and fit.learning_rate == "adaptive" for fit in fits)
 
 
-@quick(20)
+@quick(8)
 @pytest.mark.parametrize("index", range(len(SETTINGS)), ids=lambda i: str(SETTINGS[i]))
 def test_the_reference_takes_scikit_learns_steps(index):
     setting = SETTINGS[index]

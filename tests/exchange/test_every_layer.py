@@ -72,7 +72,7 @@ def test_these_are_all_formats():
     assert {*FORMATS} == {*known, "jit_predict"}
 
 
-@quick(30)
+@quick(18)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("method", FORMATS)
 def test_a_part_is_in_a_format_or_refused(method, name, tmp_path, request):

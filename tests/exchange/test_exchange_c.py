@@ -19,8 +19,7 @@ from support.exchanged_models import (
     model,
 )
 from support.formats import compiled
-from support.problems import COMPILED_DTYPES
-from support.selection import quick, seeds
+from support.selection import matrix, quick, seeds
 
 from fastmlp import Activation, Model, Network
 from fastmlp.backend import reference
@@ -32,7 +31,7 @@ def c_name(case):
     return re.sub(r"\W+", "_", case) + "_net"
 
 
-@pytest.fixture(scope="module", params=COMPILED_DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+@pytest.fixture(scope="module", params=[np.float32, pytest.param(np.float64, marks=matrix)])
 def libraries(request, tmp_path_factory):
     """The dtype, functions of all cases, and of all cases in integers, with what their headers say."""
     if needs.COMPILER is None:
@@ -250,6 +249,7 @@ def test_biases_far_greater_than_the_products(tmp_path):
     assert max(hold(tmp_path, cases)) < 0.001
 
 
+@matrix
 @needs.compiler
 def test_a_layer_whose_sums_are_tiny_or_zero(tmp_path):
     rng = np.random.default_rng(0)

@@ -137,7 +137,7 @@ def test_two_outputs_of_softmax_tell_two_classes_apart():
     assert (ours.predict(X) == theirs.predict(X)).all()
 
 
-@quick(6)
+@quick(3)
 @unconverged
 @pytest.mark.parametrize("version", [17, 20])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -29,7 +29,7 @@ def written_as_onnx(case, dtype, tmp_path):
     return given, path
 
 
-@quick(40)
+@quick(20)
 @each_dtype
 @each_network
 def test_onnx(case, dtype, tmp_path):

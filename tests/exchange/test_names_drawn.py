@@ -7,7 +7,7 @@ import pytest
 from support import needs
 from support.drawn_networks import SMOOTH, pick
 from support.formats import FORMATS, compiled
-from support.selection import seeds
+from support.selection import quick, seeds
 
 import fastmlp
 from fastmlp import Activation, Add, Categories, Dense, Head, Layer, Network, Numbers
@@ -98,6 +98,7 @@ def tried(seed, folder):
     checked(drawn_named(rng), folder, word(rng, C_NAMES, set()))
 
 
+@quick(2)
 @pytest.mark.parametrize("seed", seeds(4, 20, 300))
 def test_odd_names_are_exported_as_others(seed, tmp_path):
     pytest.importorskip("onnx")
@@ -118,6 +119,7 @@ def test_arrays_of_a_users_layers_are_apart_in_every_format(tmp_path):
     np.testing.assert_allclose(model.jit_predict(X := np.eye(3)), model.predict(X), rtol=1e-12)
 
 
+@quick(1)
 @pytest.mark.parametrize("name", ["x", "out", "x_dense", "_x"])
 def test_arguments_of_a_header_are_not_named_as_its_functions(name, tmp_path):
     pytest.importorskip("onnx")

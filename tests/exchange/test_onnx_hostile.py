@@ -169,6 +169,7 @@ def test_an_error_has_no_letters_that_a_terminal_obeys(operator, domain, tmp_pat
     assert str(error.value).isprintable()
 
 
+@quick(1)
 @pytest.mark.parametrize("operator", ["Add", "Max", "Tanh"])
 def test_a_long_chain_is_read_in_time(operator, tmp_path):
     """A value that is used twice, over and over, has 2^1000 paths to it."""

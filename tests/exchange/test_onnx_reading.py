@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from support.exchanged_models import CASES, X, agrees, inputs, network, rounding
-from support.selection import seeds
+from support.selection import quick, seeds
 
 import fastmlp
 from fastmlp import Activate, Add, BatchNorm, Concatenate, Dense, LayerNorm, Model, Network, Residual, Scale
@@ -72,6 +72,7 @@ def compare(path, given, rng):
     return True
 
 
+@quick(1)
 @pytest.mark.parametrize("seed", seeds(1, 5, 40))
 @pytest.mark.parametrize("trap", [0.0, 0.15])
 def test_random_graphs_are_refused_or_equal(seed, trap, tmp_path):
@@ -94,6 +95,7 @@ def test_damaged_files_are_refused_or_equal(seed, tmp_path):
     assert equal > 5
 
 
+@quick(12)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("case", CASES)
 def test_a_layer_of_one_unit_comes_back(case, dtype, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support.forged_files import sealed, zipped
 from support.problems import data_set
-from support.selection import campaign
+from support.selection import campaign, quick
 
 import fastmlp
 from fastmlp import Adam, Callback, Checkpoint, CheckpointError, EarlyStopping, Network, Normal
@@ -73,6 +73,7 @@ def test_a_backend_that_is_not_here_is_named(tmp_path, sound):
 LEVELS = tuple(np.linspace(0.001, 0.999, 60_000).tolist())
 
 
+@quick(1)
 @pytest.mark.parametrize(
     "network",
     [

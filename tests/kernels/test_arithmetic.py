@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.differences import difference, differences
 from support.problems import COMPILED_DTYPES, parameters_for, targets_for
-from support.selection import campaign, matrix, quick
+from support.selection import campaign, matrix
 from support.trajectories import BINARY, CLASSES, TRAININGS
 from support.updates import update
 
@@ -152,9 +152,14 @@ def test_a_bit_that_differs_is_reported_with_its_place():
     )
 
 
-@quick(4)
-@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=matrix)])
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=campaign if dtype == np.float64 and number % 4 else matrix)
+        for number, name in enumerate(STEPS)
+        for dtype in COMPILED_DTYPES
+    ],
+)
 def test_exact_variants_train_with_equal_bits(name, dtype):
     given = network, _, data, _ = problem(STEPS[name], dtype)
     found, values = {}, {}
@@ -188,6 +193,7 @@ TUNINGS = {
 """Values of the constants that a machine decides."""
 
 
+@matrix
 @pytest.mark.parametrize("name", TUNED)
 def test_no_tuning_changes_a_bit(name):
     network, parameters, *given = problem(STEPS[name], np.float32)
@@ -216,14 +222,13 @@ def own_dtype(name, number):
     return np.float32 if "l2" in STEPS[name].options or number % 4 else np.float64
 
 
-@quick(1)
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    # Each compiles, 1 to 2 s: the dtypes take turns, and every sixteenth network is quick. With a penalty it
-    # is float32: in float64 the sum of another order has the same bits nearly always.
+    # Each compiles, 1 to 2 s: every second network, and the dtypes take turns. With a penalty the dtype is
+    # float32: in float64 the sum of another order has the same bits nearly always.
     [
         pytest.param(
-            name, dtype, marks=campaign if dtype != own_dtype(name, number) else matrix if number % 16 else ()
+            name, dtype, marks=campaign if dtype != own_dtype(name, number) or number % 2 else matrix
         )
         for number, name in enumerate(SPECIALIZED)
         for dtype in COMPILED_DTYPES

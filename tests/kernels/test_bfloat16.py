@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import sklearn.datasets
-from support.selection import campaign
+from support.selection import campaign, matrix, quick
 
 import fastmlp
 from fastmlp import SGD, Adam, Dense, Members, Network
@@ -60,6 +60,7 @@ def check(got, a, b, more=0.0):
     np.testing.assert_array_less(np.abs(got - (a @ b + more)), bound + 1e-30)
 
 
+@quick(2)
 @pytest.mark.parametrize("name", POSSIBLE)
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize(
@@ -122,6 +123,7 @@ def fit(dtype="bfloat16", backend="auto", network=NETWORK, inputs=X, **options):
     return fastmlp.fit(network, inputs, Y, dtype=dtype, backend=backend, **given)
 
 
+@matrix
 @compiled
 @pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(clip_norm=1.0)], ids=["sgd", "adam"])
 def test_a_training_is_that_of_the_reference_with_rounded_operands(optimizer):
@@ -139,6 +141,7 @@ def test_a_training_is_that_of_the_reference_with_rounded_operands(optimizer):
     np.testing.assert_allclose(got.predict(X), expected.predict(X), atol=2e-3)
 
 
+@matrix
 @each_way
 @pytest.mark.parametrize("optimizer", [SGD(0.1), Adam()], ids=["sgd", "adam"])
 def test_any_number_of_threads_gives_the_same_bits(optimizer, name):
@@ -164,6 +167,7 @@ def trained_by(backend, optimizer):
     return backend.train_chunk(NETWORK, optimizer, state, data, chunk, 0, None, np.empty(2)).parameters
 
 
+@matrix
 @compiled
 def test_digits_are_classified_as_well_as_in_float32(report_figure):
     digits = sklearn.datasets.load_digits()
@@ -180,6 +184,7 @@ def test_digits_are_classified_as_well_as_in_float32(report_figure):
     assert abs(scores["bfloat16"] - scores["float32"]) < 0.015
 
 
+@matrix
 @compiled
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_estimators_and_blocks_of_rows_take_it():
@@ -197,6 +202,7 @@ def test_estimators_and_blocks_of_rows_take_it():
         fastmlp.MLPClassifier(dtype="bfloat16", backend="fused").fit(X, Y)
 
 
+@matrix
 @compiled
 def test_sparse_inputs_stay_float32():
     some = np.where(RNG.random(X.shape) < 0.1, X, 0)
@@ -206,6 +212,7 @@ def test_sparse_inputs_stay_float32():
     np.testing.assert_allclose(got.history["loss"], expected.history["loss"], rtol=1e-4)
 
 
+@matrix
 @compiled
 def test_each_member_predicts_with_rounded_operands():
     layers = [Members(3), Dense(50, "relu"), Dense(40, "tanh"), Dense(10)]
@@ -217,6 +224,7 @@ def test_each_member_predicts_with_rounded_operands():
     assert off < 0.1 * far
 
 
+@matrix
 @compiled
 def test_a_model_is_pickled_and_a_training_goes_on(tmp_path):
     whole = fit(epochs=4)

@@ -3,6 +3,7 @@
 import numba
 import numpy as np
 import pytest
+from support.selection import quick
 
 from fastmlp.kernels.gemm import dispatch, transposed
 from fastmlp.kernels.gemm.dispatch import CACHED_BYTES, rows_together
@@ -70,6 +71,7 @@ RATE = np.float32(0.01)
 L2 = np.float32(0.02)
 
 
+@quick(2)
 @pytest.mark.parametrize("applies", [False, True])
 @pytest.mark.parametrize("ordered", [False, True])
 def test_kept_sums_change_no_bit(ordered, applies):
@@ -99,6 +101,7 @@ MANY, FEW, FIRST = 1600, 3, 33
 """Rows that are copied where they are in an order and units are few; the units; a worker's first input."""
 
 
+@quick(1)
 @pytest.mark.parametrize("applies", [False, True])
 @pytest.mark.parametrize("room", [1 << 17, (INPUTS + 32) * 64])
 def test_few_units_of_many_ordered_rows_have_the_bits_that_they_have_beside_others(room, applies):

@@ -180,6 +180,7 @@ def test_each_network_has_the_bits_of_a_training_alone(name, dtype, count):
     assert_bits_of_tasks([task(network, rule, *given, seed) for seed, rule in enumerate(rules)])
 
 
+@matrix
 @pytest.mark.parametrize("batch", [pytest.param(4, marks=matrix), 18])
 def test_rates_penalties_and_parameters_of_losses_are_data(batch):
     tasks = [

@@ -102,7 +102,7 @@ def test_sparse_and_dense_inputs_train_the_same(backend, which, optimizer, dtype
             np.testing.assert_allclose(got, want, rtol=0, atol=12 * 1e2 * 2 * 11 * eps(dtype))
 
 
-@quick(4)
+@matrix
 @pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=matrix)])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "sparse adam", "clipping"])
 @pytest.mark.parametrize("which", ["wide", "l1, l2", "many columns"])

@@ -9,6 +9,7 @@ import numba
 import numpy as np
 import pytest
 from support.processes import python
+from support.selection import quick
 
 from fastmlp.kernels.program import barrier
 from fastmlp.kernels.program import workers as program_workers
@@ -142,6 +143,7 @@ def test_workers_beyond_the_groups_meet_in_larger_ones(wait_with):
     assert_meetings(28, 5, partial(run, wait=wait_with(MOST_GROUPS=3)))  # tens, not eights
 
 
+@quick(1)
 @pytest.mark.parametrize("spins", [0, 10, 1000])
 def test_no_wake_up_is_lost_where_workers_fall_asleep_at_once_or_soon(spins, wait_with):
     """Thousands of meetings, at each of which one worker goes to sleep while another opens the barrier."""

@@ -114,6 +114,7 @@ def some(names, of):
     return [pytest.param(name, marks=some) for name, some in zip(names, marks, strict=True)]
 
 
+@matrix
 @pytest.mark.usefixtures("own_registry")
 @pytest.mark.parametrize("name", some(SUBTLE, len(SUBTLE)))
 def test_bench_does_not_time_a_kernel_that_is_wrong_at_unusual_numbers(name, tmp_path, capsys):

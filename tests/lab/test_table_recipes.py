@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from support.processes import python
-from support.selection import matrix
+from support.selection import matrix, quick
 
 from benchmarks.tables.extended import CosLog4, FlatCos, InDense, coded
 from benchmarks.tables.recipe_report import report
@@ -97,6 +97,7 @@ def test_categories_of_many_levels_are_codes_that_networks_embed():
     assert (InDense.of(estimator.encoding_, coded).encoded(new)[:, 0] == -1).all()
 
 
+@quick(1)
 @pytest.mark.parametrize(("name", "held"), [("good", 2), ("no-all-rows", 5)])
 def test_networks_that_hold_out_rows_are_as_many_as_a_name_says(name, held):
     X = np.random.default_rng(0).normal(size=(2500, 2))

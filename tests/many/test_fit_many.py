@@ -350,6 +350,7 @@ def assert_as_each_does(some, rows):
         np.testing.assert_array_equal(output, model.predict(rows))
 
 
+@matrix
 def test_models_of_every_backend_and_dtype_predict_as_each_does(monkeypatch):
     monkeypatch.setattr(predicting, "THREAD_FLOPS", 1.0)  # on as many threads as there are cores
     some = models(["reference", "fused"], ["f4", "f8"])

@@ -352,7 +352,7 @@ def test_models_of_a_block_that_all_diverge_within_an_epoch_train_once(
 
     monkeypatch.setattr(trainings, "LaneTraining", alone)
     cut_blocks(seconds=0.0)  # a chunk is a step
-    options = {"optimizer": Adam(1e300), "epochs": 2, "batch_size": 4, "shuffle": shuffle, "seed": 0}
+    options = {"optimizer": Adam(1e300), "epochs": 2, "batch_size": 16, "shuffle": shuffle, "seed": 0}
     models = fit_many(network(1), X, Y, n_models=3, **options, **ALONE)
     assert [type(model) for model in models] == [DivergenceError] * 3
     assert together == [3]

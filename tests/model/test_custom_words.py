@@ -11,7 +11,7 @@ import scipy.special
 from support import pages
 from support.custom_components import PAGE
 from support.problems import COMPILED_DTYPES, eps
-from support.selection import quick
+from support.selection import matrix, quick
 
 from fastmlp import SGD, Activation
 from fastmlp.formulas.expressions import WORDS, _applied, operate, trace, variable
@@ -81,7 +81,7 @@ def test_a_word_is_numpys_function_of_that_name(word, dtype):
 ELEMENTARY = ("power", "expm1", "log1p", "erf", "maximum", "heaviside", "fmax", "logaddexp")
 
 
-@quick(5)
+@quick(3)
 @pytest.mark.parametrize("dtype", COMPILED_DTYPES)
 @pytest.mark.parametrize(
     "word",
@@ -146,6 +146,7 @@ def of_400_terms(z):
     return total
 
 
+@matrix
 def test_a_long_formula_is_copied_and_pickled():
     long = Activation("long", of_400_terms)
     assert copy.deepcopy(long) == pickle.loads(pickle.dumps(long)) == long

@@ -43,7 +43,7 @@ def trained_of(made):
     return trained
 
 
-@quick(10)
+@quick(4)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("backend", ["fused", "reference"])
 @pytest.mark.parametrize("name", STEPPED)

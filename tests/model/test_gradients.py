@@ -132,7 +132,7 @@ def test_the_objective_is_the_transcribed_one(backend, pair, extra):
     assert got == pytest.approx(correct, rel=1e-13)  # some hundred roundings of eps, at random
 
 
-@quick(2)
+@quick(1)
 @crossed(backend=registry.variants(), hidden=HIDDEN, dtype=COMPILED_DTYPES)
 def test_a_compiled_gradient_agrees_with_the_reference(backend, dtype, hidden):
     for _, output, loss, extra in (case for case in CASES if case[0] == hidden):

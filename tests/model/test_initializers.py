@@ -77,7 +77,7 @@ def test_nguyen_widrow_covers_the_inputs(activation, steep):
 
 
 def test_nguyen_widrow_has_the_planes_of_one_input_at_even_distances():
-    first, _ = nguyen_widrow([dense(5, "tanh"), dense(1)], 1).values()
+    first, _ = nguyen_widrow([dense(5, "tanh"), dense(1)], 1, 6).values()
     planes = np.sort(-first["biases"] / first["weights"][0])
     np.testing.assert_allclose(planes, np.linspace(-1, 1, 5), atol=1e-15)
     assert len({*np.sign(first["weights"][0])}) == 2

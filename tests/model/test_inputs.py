@@ -147,10 +147,10 @@ test_careless_descriptions_are_one_line = refusals(
 
 
 def test_what_a_stepper_does_not_do_with_blocks_is_said():
-    stepper = Stepper(network(sparse=True), Adam(), seed=0)
+    stepper = Stepper(network(sparse=True), Adam(), seed=0, dtype="float64")
     stepper.forward([NUMBERS, CODES])
     with pytest.raises(ValueError, match="pass inputs=False"):
-        stepper.backward(np.ones(Y.shape, "f"))
+        stepper.backward(np.ones(Y.shape))
 
 
 # --- rows of tables that move ------------------------------------------------------------------------------

@@ -197,7 +197,7 @@ RATED = {
 """Layers, their rates by names and kinds, and which of them stay."""
 
 
-@quick(2)
+@quick(1)
 @pytest.mark.parametrize("name", RATED)
 def test_rates_go_by_names_and_kinds(name, rows):
     layers, rates, still = RATED[name]

@@ -67,6 +67,7 @@ def test_the_first_factors_are_signs_and_the_others_ones(rows):
     assert (parts["dense4"]["biases"] != 0).all()
 
 
+@matrix
 def test_blocks_of_some_rows_of_a_part_have_the_bits_of_all_rows_together(rows):
     # 8 rows of 16 members are a block of fused's; tiled takes all rows, and both sum by 16 rows.
     made = [Members(16), Dense(9, "tanh"), Dense(OUTPUTS)]

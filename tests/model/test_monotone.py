@@ -77,6 +77,7 @@ def fit(network, backend="fused", **options):
     return fastmlp.fit(network, X, targets(network), backend=backend, **(given | options))
 
 
+@quick(6)
 @pytest.mark.parametrize("name", NETWORKS)
 @some_backends
 def test_no_pair_of_rows_contradicts(backend, name):

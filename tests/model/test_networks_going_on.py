@@ -78,7 +78,7 @@ CASES = {
     "members": of_layers(MEMBERS),
     # Of biases before `shares` the gradient is all rounding, of which Adam would make steps.
     **{
-        f"custom layers, {name}": of_layers([*layers[:-1], Dense(3)], optimizer=SGD(0.1, momentum=0.9))
+        f"custom layers, {name}": of_layers([*layers[:-1], Dense(3)], optimizer=SGD(0.05, momentum=0.9))
         for name, layers in custom_layers.LISTS.items()
     },
     "a custom loss and rule": Case(
@@ -125,10 +125,9 @@ def test_one_result_on_every_backend_and_any_number_of_threads(case, dtype):
     weights = np.arange(len(heads_or_array(case.y))) % 3 + 0.5
     given = {"validation": 0.2, "sample_weight": weights, "dtype": dtype}
     expected = case.fit(**given)
-    for backend, threads in (("fused", 3), ("tiled", 1)):
-        assert_same(case.fit(**given, backend=backend, threads=threads), expected)
-    if dtype == "float32":  # of which other quick tests compile the program, too
-        assert_same(case.fit(**given, backend="tiled"), expected)
+    assert_same(case.fit(**given, backend="fused", threads=3), expected)
+    if dtype == "float32":  # whose cases are of the matrix: the program of tiled takes 8 s to compile
+        assert_same(case.fit(**given, backend="tiled", threads=1), expected)
     else:
         model = case.fit(**given, backend="reference")
         np.testing.assert_allclose(model.parameters, expected.parameters, rtol=1e-9, atol=1e-11)
@@ -139,6 +138,7 @@ def test_one_result_on_every_backend_and_any_number_of_threads(case, dtype):
             np.testing.assert_allclose(*outputs, rtol=1e-9, atol=1e-11)
 
 
+@quick(12)
 @each_case
 def test_a_training_goes_on(case, tmp_path):
     whole = case.fit(epochs=4, validation=0.2)
@@ -148,7 +148,7 @@ def test_a_training_goes_on(case, tmp_path):
     assert fastmlp.load(tmp_path / "half", components=components_of(case.network)).network == case.network
 
 
-@quick(6)
+@quick(4)
 @each_case
 def test_rows_in_parts_train_in_the_bits_of_all(case):
     for options in ({"window": 10**6}, {"shuffle": False}, {"window": 40, "shuffle": False}):

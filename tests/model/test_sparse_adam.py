@@ -3,10 +3,9 @@
 import math
 
 import numpy as np
-import pytest
 import scipy.sparse
 from support.problems import COMPILED_DTYPES, eps
-from support.selection import crossed
+from support.selection import crossed, some_backends
 from support.updates import update
 
 import fastmlp
@@ -69,7 +68,7 @@ def test_a_training_is_that_of_the_definition(backend, sparse, dtype):
     assert np.array_equal(model.weights[0][5], w[5].astype(dtype))
 
 
-@pytest.mark.parametrize("backend", registry.backends())
+@some_backends
 def test_an_update_gets_the_nonzero_columns(backend):
     network, optimizer = Network([70, 2, 1]), SparseAdam(RATE)
     X = np.zeros((3, 70))

@@ -63,7 +63,8 @@ def test_a_training_has_the_bits_of_dense_columns(name, dtype):
     net, dense = (network(last, layers, l2=1e-3) for last in (None, Numbers(TEXT)))
     options = {**options, "dtype": dtype, "validation": 0.2}
     expected = fit(dense, optimizer, FLAT, **options)
-    for backend, threads in (("fused", 1), ("fused", 3), ("tiled", 1)):
+    exact = [("tiled", 1)] * (dtype == "float32")  # it compiles for 8 s
+    for backend, threads in (("fused", 1), ("fused", 3), *exact):
         found = fit(net, optimizer, backend=backend, threads=threads, **options)
         np.testing.assert_array_equal(found.parameters, expected.parameters)
         assert found.history == expected.history
@@ -87,21 +88,19 @@ def test_a_training_has_the_bits_of_dense_columns(name, dtype):
 @pytest.mark.parametrize(
     "layers", [[Dense(2)], [Dense(7, "tanh"), BatchNorm(), Dense(2)]], ids=["linear", "two"]
 )
-def test_blocks_in_any_order_train_on_every_backend(inputs, rows, layers):
+@pytest.mark.parametrize("backend", ["fused", pytest.param("tiled", marks=matrix)])
+def test_blocks_in_any_order_train_on_every_backend(backend, inputs, rows, layers):
     net = Network(inputs=inputs, layers=layers)
-    models = [fit(net, rows=rows, backend=backend) for backend in ("reference", "fused", "tiled")]
-    np.testing.assert_allclose(models[0].parameters, models[1].parameters, rtol=1e-9, atol=1e-11)
-    np.testing.assert_array_equal(models[1].parameters, models[2].parameters)
-    np.testing.assert_allclose(models[0].predict(rows), models[1].predict(rows), rtol=1e-9, atol=1e-11)
+    expected, got = (fit(net, rows=rows, backend=name) for name in ("reference", backend))
+    np.testing.assert_allclose(got.parameters, expected.parameters, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(got.predict(rows), expected.predict(rows), rtol=1e-9, atol=1e-11)
 
 
 def test_texts_of_20000_columns_with_numbers_and_a_category():
     """One matrix of all weights, of which plain SGD and SparseAdam touch the rows of a batch's words."""
     rng = np.random.default_rng(1)
-    words = scipy.sparse.random_array((64, 20_000), density=0.002, rng=rng, dtype=np.float32, format="csr")
-    rows = {
-        "numbers": rng.standard_normal((64, 10), "f"), "kind": rng.integers(0, 7, (64, 1)), "words": words,
-    }  # fmt: skip
+    words = scipy.sparse.random_array((64, 20_000), density=0.002, rng=rng, format="csr")
+    rows = {"numbers": rng.standard_normal((64, 10)), "kind": rng.integers(0, 7, (64, 1)), "words": words}
     blocks = {"numbers": Numbers(10), "kind": Categories([7], width=4), "words": SparseNumbers(20_000)}
     net = Network(inputs=blocks, layers=[Dense(24, "relu"), Dense(1)])
     there = np.zeros(20_000, bool)

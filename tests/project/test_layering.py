@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.processes import python
+from support.selection import matrix
 
 import fastmlp
 
@@ -184,6 +185,7 @@ def private_names(nodes_of_a_file):
             yield name
 
 
+@matrix
 def test_tests_use_no_private_name_of_the_package():
     private = {name for path in MODULES.values() for name in private_names(nodes(path))} - NUMBAS
     for path in TESTS.rglob("*.py"):

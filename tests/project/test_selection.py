@@ -88,6 +88,7 @@ def test_other(case): pass
     assert found == [f"test_one[{case}]" for case in (1, 2, 4, 5, 7, 8)]
 
 
+@matrix
 def test_a_package_that_the_tests_lack_is_named_in_one_line():
     """pytest's own error lists options of pyproject.toml as unknown."""
     done = python("-m", "pytest", "-p", "no:xdist", "--variant=mine.py", cwd=pages.ROOT, exit_code=4)

@@ -3,10 +3,12 @@
 import ast
 import inspect
 import re
+from collections import Counter
 from pathlib import Path
 from statistics import median
 
 import pytest
+from support.selection import matrix
 
 import fastmlp
 
@@ -42,10 +44,11 @@ def first_sentence(text):
     return re.split(r"[.:;](?:\s|$)", text, maxsplit=1)[0]
 
 
+@matrix
 @pytest.mark.parametrize("room", [*ROOMS, ""])
 def test_first_sentences_are_short_and_nouns_are_repeated(room):
     texts = docstrings(room)
     assert median(len(words(first_sentence(text))) for text in texts) <= MOST_WORDS
-    every = [word.lower() for text in texts for word in words(text)]
-    counted = {group: 1000 * sum(map(every.count, group)) / len(every) for group in MOST}
+    every = Counter(word.lower() for text in texts for word in words(text))
+    counted = {group: 1000 * sum(every[word] for word in group) / every.total() for group in MOST}
     assert not {group: share for group, share in counted.items() if share > MOST[group]}

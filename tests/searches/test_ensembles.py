@@ -13,6 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from support import needs
 from support.problems import data_set
 from support.searches import counted
+from support.selection import quick
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPEnsembleClassifier, MLPEnsembleRegressor, MLPRegressor
@@ -43,6 +44,7 @@ OPTIONS = [
 ]
 
 
+@quick(3)
 @pytest.mark.parametrize("kind", MEMBERS)
 @pytest.mark.parametrize("options", OPTIONS)
 def test_members_and_predictions_are_scikit_learns(kind, options, monkeypatch):

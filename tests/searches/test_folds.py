@@ -96,7 +96,7 @@ def test_a_network_alone_needs_no_thread(seed, threads):
     assert not threads
 
 
-@quick(4)
+@quick(2)
 @pytest.mark.parametrize(
     ("grid", "options"),
     [

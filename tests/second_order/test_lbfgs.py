@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 from support import smooth_rows
-from support.selection import quick
+from support.selection import matrix, quick
 from support.smooth_rows import KINDS, X, Y
 
 import fastmlp
@@ -165,6 +165,7 @@ def test_trials_end_where_no_number_is_left_between_two():
     assert len(tried) < 400
 
 
+@matrix
 def test_it_finds_a_minimum_with_about_the_evaluations_of_scipy():
     x = np.full(20, -0.7)
     search = Search(rosenbrock, x, np.zeros((20, 20)))

@@ -135,7 +135,7 @@ def test_steps_are_those_of_the_formulas(loss, case, backend):
         np.testing.assert_allclose(model.history[name], curve, rtol=1e-6, atol=1e-12)
 
 
-@quick(1)
+@matrix
 @pytest.mark.parametrize("backend", ["fused", "reference"])
 def test_a_step_of_several_blocks_of_rows_is_that_of_all_rows(backend):
     """362 parameters are several panels of J'J, and 800 residuals several blocks."""

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from support import needs, pages
 from support.processes import python
+from support.selection import matrix
 
 import fastmlp
 from benchmarks import processes
@@ -395,6 +396,7 @@ OPTIONAL = r"^(?:import|from) (torch|dask|pyarrow)\b|= needed\(\"(torch)\""
 """How a module imports a library that need not be there, and that takes seconds."""
 
 
+@matrix
 @pytest.mark.parametrize(
     "library", ["", *(pytest.param(one, marks=pytest.mark.slow) for one in ("torch", "dask", "pyarrow"))]
 )

@@ -75,6 +75,7 @@ def test_what_a_limit_has_no_room_for_has_one_epoch_of_few_rows():
     assert np.isfinite(model.predict(rows_of_numbers(10))).all()
 
 
+@matrix
 @pytest.mark.usefixtures("clock")
 def test_a_recipe_of_which_no_epoch_fits_is_left_out_and_the_others_go_on(monkeypatch):
     slow = Recipe(hidden=(2048, 2048), batch_size=8)  # some seconds an epoch
@@ -352,6 +353,7 @@ def test_each_row_that_was_held_out_has_one_error():
     assert len(model.errors_.scaled) < 50
 
 
+@matrix
 def test_the_linear_model_ends_with_the_time(digits):
     model, digits = TableClassifier(**QUICK), digits[:500]
     y, held = digits["digit"].to_numpy().astype(str), np.arange(len(digits)) % 5 == 0

@@ -40,6 +40,7 @@ def test_effects_are_scikit_learns_partial_dependences(regressor):
         assert (len(known) < len(effect.values)) == (name == "size")  # of which some are missing
 
 
+@matrix
 def test_importances_are_scikit_learns_permutation_importances(regressor, classifier):
     frame = flats(300)
     X = frame.drop("price", "kind")
@@ -179,7 +180,7 @@ def test_a_column_may_be_named_rows():
     assert set(found.values.to_list()) == {"Rome", "Oslo", "Lima"}
 
 
-@quick(1)
+@matrix
 @pytest.mark.parametrize(("last", "rows"), [("9999-12-31", 1), ("0001-01-01", 3)])
 def test_the_first_and_the_last_date_have_a_picture(last, rows):
     """So has a table of one row."""
@@ -275,6 +276,7 @@ def test_other_levels_stand_in_the_order_of_their_effects():
     assert order_of([], np.empty((1, 2))) == []
 
 
+@quick(1)
 @pytest.mark.parametrize("kind", [TableRegressor, TableClassifier])
 def test_a_panel_is_drawn_on_axes_that_are_given(kind):
     from matplotlib.figure import Figure

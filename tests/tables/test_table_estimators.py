@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from support.flats import QUICK, flats
 from support.missing_packages import without
 from support.processes import python
-from support.selection import quick
+from support.selection import matrix, quick
 from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableError, TableRegressor
@@ -33,7 +33,7 @@ def test_they_learn_what_a_table_says(regressor, classifier):
     assert classifier.classes_.tolist() == ["cheap", "dear"]
     assert (classifier.predict(fresh) == classifier.classes_[probabilities.argmax(axis=1)]).all()
     assert list(regressor.feature_names_in_) == ["size", "city", "noise"]
-    assert len(regressor.models_) == 2
+    assert len(regressor.models_) == 2 * len(regressor.groups_)
 
 
 def test_one_seed_gives_one_model(regressor):
@@ -59,6 +59,7 @@ def test_frames_paths_and_columns_are_one_table(tmp_path, regressor):
         np.testing.assert_allclose(model.predict(X), expected, rtol=1e-4)
 
 
+@matrix
 def test_scikit_learns_tools_take_them():
     pandas = flats().drop("price").to_pandas()
     X, y = pandas.drop(columns="kind"), pandas["kind"]

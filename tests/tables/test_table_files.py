@@ -13,6 +13,7 @@ from decimal import Decimal
 import numpy as np
 import polars as pl
 import pytest
+from support.selection import quick
 from support.table_bounds import bound
 from test_tables import ROWS, mixed
 
@@ -287,6 +288,7 @@ def test_nothing_in_an_npz_is_unpickled(tmp_path):
         read(tmp_path / "t.npz")
 
 
+@quick(1)
 @pytest.mark.parametrize("block", [100, reading.BLOCK])
 def test_words_that_are_read_as_missing_are_counted_and_told(tmp_path, monkeypatch, command, block):
     bound(monkeypatch, BLOCK=block)

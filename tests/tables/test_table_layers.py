@@ -95,7 +95,7 @@ def test_a_data_set_with_layers(command):
 @pytest.mark.parametrize(("kind", "target"), [(TableRegressor, "price"), (TableClassifier, "kind")])
 def test_estimators_of_tables_take_layers(kind, target):
     frame = flats()
-    estimator = kind(layers=LAYERS, search=0.2, **QUICK).fit(frame, target)
+    estimator = kind(layers=LAYERS, search=0.2, dtype="float64", **QUICK).fit(frame, target)
     assert [one.kind.name for one in estimator.models_[0].network.operations] == [
         "dense", "layer_norm", "dense", "add", "batch_norm", "dense",
     ]  # fmt: skip

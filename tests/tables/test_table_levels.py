@@ -12,6 +12,7 @@ import pytest
 from support.flats import QUICK as FAST
 from support.flats import QUICKLY
 from support.printed import value
+from support.selection import matrix
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables.categories import Category
@@ -142,6 +143,7 @@ def many(levels=60, each=10):
     )
 
 
+@matrix
 def test_more_levels_than_the_limit_are_reported_and_the_limit_is_an_option(tmp_path, command):
     frame = many()
     few, all_ = (TableRegressor(**FAST, levels=limit).fit(frame, "y").score(frame, "y") for limit in (20, 60))

@@ -14,6 +14,7 @@ import pytest
 from support.flats import QUICK as FAST
 from support.flats import QUICKLY, flats
 from support.printed import value
+from support.selection import matrix, quick
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables.plots import plot
@@ -37,6 +38,7 @@ def test_row_numbers_are_seen_in_the_whole_table(tmp_path, command):
     assert value(output, "left out") == "id: it numbers the rows"
 
 
+@matrix
 def test_codes_are_classes_also_where_a_part_of_the_rows_has_none_that_shows_it(tmp_path, command):
     classes = ["1", "2"] * 20 + ["03"]  # a single row, which the seed holds out
     rows = "".join(f"{place % 2},{one}\n" for place, one in enumerate(classes))
@@ -263,6 +265,7 @@ def test_a_diverging_training_exits_with_1(folder, command):
     assert "diverged" in command(train, code=1)
 
 
+@quick(2)
 @pytest.mark.parametrize("form", ["polars", "pandas", ".parquet"])
 @pytest.mark.parametrize("place", [0, 3])
 def test_a_column_without_a_name_is_a_column(form, place, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from support.flats import QUICK, flats
-from support.selection import matrix, quick
+from support.selection import matrix
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables.frames import TableError
@@ -46,7 +46,7 @@ def test_slopes_are_in_the_units_of_the_table(exact):
     assert hasattr(exact.input_gradient(frame.to_pandas()), "iloc")
 
 
-@quick(1)
+@matrix
 @pytest.mark.parametrize("settings", [{"target_transform": "log"}, {"loss": "poisson"}], ids=str)
 def test_slopes_follow_exponentials(settings):
     frame = flats().drop("kind").drop_nulls()

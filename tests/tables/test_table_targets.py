@@ -39,6 +39,7 @@ EXPECTED = {
 """Predictions over exp(x)."""
 
 
+@quick(2)
 @pytest.mark.parametrize(
     ("loss", "transform"),
     [(loss, None) for loss in EXPECTED] + [(loss, "log") for loss in ("squared", "absolute", "quantile:0.9")],
@@ -93,6 +94,7 @@ def test_the_report_has_the_error_of_the_loss():
     )
 
 
+@quick(2)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_simpler_models_are_judged_by_the_loss(loss):
     whole = skewed(900)

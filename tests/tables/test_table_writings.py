@@ -226,7 +226,7 @@ def plain(frame):
     )
 
 
-@quick(2)
+@quick(1)
 @pytest.mark.parametrize("form", ["polars", "pandas", "arrow", "mapping", ".csv", ".tsv", ".parquet"])
 def test_a_table_as_people_write_it_gives_the_bits_of_plain_numbers(tmp_path, form):
     def given(frame, name):

@@ -9,7 +9,7 @@ import scipy.sparse
 from support.auto_choice import have_chosen
 from support.refusals import refusals
 from support.resuming import assert_same
-from support.selection import matrix
+from support.selection import matrix, quick
 from support.threads_as_ranks import Overlapping, Rank, trained
 
 import fastmlp
@@ -128,6 +128,7 @@ def bits(case, monkeypatch, name, workers):
 EXACT = ("tiled", "specialized")
 
 
+@quick(2)
 @pytest.mark.parametrize("case", [*CASES, (NORMED, X, Y, {})], ids=[*CASES, "batch norm"])
 @pytest.mark.parametrize(
     ("name", "workers"), [("fused", 2), *[pytest.param(name, 1, marks=matrix) for name in EXACT]]
@@ -141,6 +142,7 @@ def test_auto_has_them_too():
     assert_same(accumulated("clipping", "auto"), accumulated("clipping"))
 
 
+@quick(2)
 @pytest.mark.parametrize("kind", [Rank, Overlapping])
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_ranks_accumulate_as_one_process_does(backend, kind):

@@ -244,7 +244,7 @@ def estimated(package, task, method, X, y, sample_weight, batch_size, width, **o
     return getattr(estimator, method)(X, y, sample_weight, **classes)
 
 
-@quick(60)
+@quick(30)
 @pytest.mark.filterwarnings("ignore")  # scikit-learn's own, which test_estimator_words.py compares
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 @pytest.mark.parametrize(("task", "name"), CASES)

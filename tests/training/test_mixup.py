@@ -36,7 +36,7 @@ def chunk_of(order, bounds):
 def test_rows_and_targets_are_mixed_by_one_share_a_step():
     order, own = RNG.permutation(ROWS)[:20], np.eye(ROWS)
     chunk, network = chunk_of(order, [0, 8, 16, 20]), Network([ROWS, ROWS])
-    data, steps = Mixing.of(0.4, 3).mixed(network, Data(own, own, np.ones(ROWS)), chunk, 5)
+    data, steps = Mixing.of(0.4, 4).mixed(network, Data(own, own, np.ones(ROWS)), chunk, 5)
     shares = []
     for start, stop in zip(steps.starts, steps.stops, strict=True):
         rows, visited = data.inputs[start:stop], order[start:stop]

@@ -379,7 +379,7 @@ def test_epochs_of_another_length_have_the_orders_of_their_numbers(again, drawn)
 
 
 def test_early_stopping_begins_anew_with_another_rule():
-    first = fit(3, callbacks=[EarlyStopping(1)])
+    first = fit(3, callbacks=[EarlyStopping(1)], seed=7)
     other = first.fit_more(X, Y, epochs=4, optimizer=SGD(0.0), callbacks=[EarlyStopping(2)], batch_size=50)
     assert len(other.history["loss"]) == 6
     assert "not improved" in other.stop_reason

@@ -128,7 +128,7 @@ def fit(training, **options):
     return fastmlp.fit(*given, **named)
 
 
-@quick(8)
+@quick(5)
 @every_backend
 @every_case
 def test_more_epochs_are_those_of_a_longer_training(training, more):
@@ -147,7 +147,7 @@ def noting(seen):
     return calling(on_chunk_end=lambda run: seen.update({run.step: run.rows_seen}))
 
 
-@quick(5)
+@quick(3)
 @every_backend
 @every_case
 def test_stopping_at_any_chunk_and_going_on_is_not_stopping(training, more, chunks, tmp_path):
@@ -164,6 +164,7 @@ def test_stopping_at_any_chunk_and_going_on_is_not_stopping(training, more, chun
         assert_same(more(stopped, EPOCHS - len(stopped.history["loss"])), whole)
 
 
+@quick(12)
 @every_backend
 @every_case
 def test_a_loop_of_one_s_own_is_fit(training):
@@ -175,7 +176,7 @@ def test_a_loop_of_one_s_own_is_fit(training):
     assert_same(run.model(), whole)
 
 
-@quick(8)
+@quick(5)
 @every_backend
 @every_case
 def test_a_loop_that_is_left_goes_on(training, more, chunks):
@@ -216,6 +217,7 @@ IN_PARTS = [
 IN_PARTS.remove("all rows to a step")  # which blocks do not give
 
 
+@quick(6)
 @every_backend
 @pytest.mark.parametrize("case", IN_PARTS)
 def test_parts_cut_anywhere_are_the_array(training, case):
@@ -236,6 +238,7 @@ def test_many_models_are_a_loop_of_fit(training):
         assert_same(model, fit(training, seed=seed))
 
 
+@quick(12)
 @every_backend
 @every_case
 def test_threads_change_nothing(training):

@@ -37,6 +37,7 @@ def fitted(network, X, y, optimizer, backend, **options):
     return fastmlp.fit(network, X, y, optimizer=optimizer, backend=backend, **given)
 
 
+@quick(20)
 @crossed(backend=["reference", *EXACT], name=list(TRAININGS))
 def test_a_step_has_the_bits_of_fit(backend, name):
     training = TRAININGS[name]
@@ -266,7 +267,7 @@ def test_a_call_that_fails_leaves_no_half_of_a_forward(fails):
 @some_backends
 def test_a_batch_norm_may_go_backward_twice(backend):
     network = Network(inputs=4, layers=[Dense(5, "tanh"), BatchNorm(), Dense(3)])
-    stepper = Stepper(network, Adam(), seed=0, backend=backend)
+    stepper = Stepper(network, Adam(), seed=0, backend=backend, dtype="float64")
     found = []
     for training in (True, True, False):
         stepper.forward(GOOD, training=training)

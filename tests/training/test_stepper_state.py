@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from support.drawn_networks import drawn_network, pick
 from support.guarded_memory import guarded, guarded_workspaces
 from support.problems import COMPILED_DTYPES, PAIRS, eps
-from support.selection import few, matrix, seeds
+from support.selection import few, matrix, quick, seeds
 from support.steppers import NETWORK, X, Y, stepped
 
 import fastmlp
@@ -223,6 +223,7 @@ CASES = [
 ]
 
 
+@quick(16)
 @pytest.mark.parametrize("dtype", COMPILED_DTYPES)
 @pytest.mark.parametrize(
     "backend", ["fused", *(pytest.param(name, marks=matrix) for name in ("baseline", "tiled"))]

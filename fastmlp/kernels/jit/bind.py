@@ -193,10 +193,13 @@ def scope_of(variant: Variant) -> Scope:
 
 
 def _home_of(variant: Variant) -> str:
-    """Return the end of names of a variant's functions, with a mark if the variant is not of the package."""
+    """Return the end of names of a variant's functions, with a mark if these are not the package's."""
     home = home_of(variant.name)
     module = sys.modules.get(f"fastmlp.{home}")
-    return home if module is not None and module.VARIANT is variant else f"{variant.name}{store.UNKEPT}"
+    own = module.VARIANT if module is not None else Variant("")
+    # Of a variant that differs in its choice of threads alone the machine code is the same.
+    is_own = (variant.name, variant.base, variant.slots) == (own.name, own.base, own.slots)
+    return home if is_own else f"{variant.name}{store.UNKEPT}"
 
 
 def slot(variant: Variant, name: str) -> Function:
