@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 from threadpoolctl import threadpool_limits
 
-from benchmarks.share import check_threads
+from fastmlp.lab.timing import CLOCKS, once
 
 LEAST_ROUNDS = 5
 MOST_ROUNDS = 1000
@@ -26,8 +25,8 @@ def _libraries_on_one_thread():
 @pytest.fixture(autouse=True)
 def _table_says_its_threads(benchmark):
     yield
-    assert benchmark.skipped or re.search(r", \d+ threads?$", benchmark.group), (
-        f"{benchmark.group!r} does not end with `in_words(threads)`"
+    assert benchmark.skipped or re.search(r", threads \d+$", benchmark.group), (
+        f"{benchmark.group!r} does not end with its threads"
     )
 
 
@@ -42,19 +41,11 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture
 def rounds(request):
-    """A function that says how many rounds of a call fit into --benchmark-max-time, by one call of it.
-
-    The test is skipped, or fails, where the call keeps other than `threads` threads busy: `check_threads`.
-    """
+    """A function that says how many rounds of a call fit into --benchmark-max-time, by one call of it."""
     budget = float(request.config.getoption("benchmark_max_time"))
-    timed = not request.config.getoption("benchmark_disable")
 
-    def fitting(call, threads=1):
-        if timed:  # else other tests have the cores, too
-            check_threads(call, threads, request.node.name)
-        began = time.perf_counter()
-        call()
-        seconds = max(time.perf_counter() - began, 1e-6)
+    def fitting(call):
+        seconds = max(once(call, CLOCKS["wall"]), 1e-6)
         return int(min(max(budget / seconds, LEAST_ROUNDS), MOST_ROUNDS))
 
     return fitting

@@ -13,7 +13,6 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +125,7 @@ for _metric, _classes in (("accuracy", 10), ("neg_log_loss", 10), ("neg_mean_squ
 
 @surroundings("stepper", "a step of 17-64-64-6, 64 rows, Adam, float32", rounds=30)
 def stepper(options, steps=100):
-    """Return a policy's step as reinforcement learning takes it, the same by `fit` and by PyTorch."""
+    """Return a policy's step as reinforcement learning takes it, and the same by `fit`."""
     rng, sizes = np.random.default_rng(0), (17, 64, 64, 6)
     X, y = rng.normal(size=(64 * steps, 17)).astype("f"), rng.normal(size=(64 * steps, 6)).astype("f")
     few, network = (X[:64], y[:64]), fastmlp.Network(sizes)
@@ -139,27 +138,12 @@ def stepper(options, steps=100):
         parts.update()
 
     fit = partial(fastmlp.fit, network, X, y, optimizer=fastmlp.Adam(), batch_size=64, seed=0, **ONE)
-    calls = {
+    return {
         "Stepper.step": Timed(partial(one.step, *few), times=steps),
         "within fit": Timed(partial(fit, epochs=1), per=steps),
         "forward, backward, update": Timed(by_parts, times=steps),
         "forward of one row": Timed(partial(one.forward, X[:1]), times=steps),
     }
-    try:
-        import torch
-    except ImportError:  # an extra, and 200 MB
-        return calls
-    torch.set_num_threads(1)
-    layers = [layer for pair in pairwise(sizes) for layer in (torch.nn.Linear(*pair), torch.nn.ReLU())][:-1]
-    module, (inputs, targets) = torch.nn.Sequential(*layers), map(torch.from_numpy, few)
-    optimizer = torch.optim.Adam(module.parameters(), fused=True)
-
-    def by_torch():
-        optimizer.zero_grad()
-        torch.nn.functional.mse_loss(module(inputs), targets).backward()
-        optimizer.step()
-
-    return calls | {"PyTorch": Timed(by_torch, times=steps)}
 
 
 ESTIMATORS = {

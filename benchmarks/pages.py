@@ -16,6 +16,8 @@ from pathlib import Path
 
 from fastmlp.lab.measurements import read
 
+from .calls import number
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
@@ -60,11 +62,6 @@ def markdown(heading, rows):
     """Return a table."""
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def number(value):
-    """Three digits, without an exponent."""
-    return f"{value:.3g}" if value < 1000 else f"{float(f'{value:.3g}'):.0f}"
 
 
 # --- fastmlp and its peers ----------------------------------------------------------------------------
@@ -134,7 +131,7 @@ def table_of_backends(run):
     works = {}
     for row in run["benchmarks"]:
         work, _, threads = row["group"].partition(", ")
-        if threads == "1 thread":
+        if threads == "threads 1":
             works.setdefault(work, {})[row["params"]["backend"]] = row["stats"]["min"]
     backends = list(dict.fromkeys(name for times in works.values() for name in times))
     rows = []
@@ -167,15 +164,9 @@ def write_ladder(rounds=5):
     """Measure the ladder from Python's loops to the machine's limit, and write its table."""
     from fastmlp.lab.machine import cpu
 
-    from .calls import Timed, least_seconds
     from .inputs import LADDER
 
-    columns = {}
-    for one in LADDER:
-        calls = {
-            name: call if isinstance(call, Timed) else Timed(call) for name, call in one.make(None).items()
-        }
-        columns[one.name] = least_seconds(calls, rounds, one.clock)
+    columns = {one.name: one.least(None, rounds)[1] for one in LADDER}
     rungs = [*next(iter(columns.values()))]
     rows = [[rung, *(number(1e6 * times[rung]) for times in columns.values())] for rung in rungs]
     text = (

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import fastmlp
-from benchmarks.share import in_words
 from fastmlp import Activation, Adam, Loss, Network, Rule
 from fastmlp.lab.timing import CLOCKS, Load, StepsTimer
 
@@ -65,7 +64,7 @@ def train(network, optimizer, dtype, backend, rows=3200):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_a_piece_costs_what_a_built_in_one_does(benchmark, report_figure, pair, dtype, backend):
-    benchmark.group = f"{pair}, {dtype}, {backend}, {in_words(1)}"
+    benchmark.group = f"{pair}, {dtype}, {backend}, threads 1"
     for given in PAIRS[pair]:
         expected, got = (train(*given, dtype, name)[0] for name in ("reference", backend))
         np.testing.assert_allclose(got, expected, rtol=1e4 * np.finfo(dtype).eps)

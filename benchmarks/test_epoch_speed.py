@@ -14,7 +14,6 @@ import pytest
 from sklearn.datasets import load_digits
 
 import fastmlp
-from benchmarks.share import in_words
 from fastmlp.lab.steps import StepRow, workers
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.system.budget import usable_cores
@@ -114,10 +113,10 @@ def test_epochs(benchmark, rounds, work, dtype, threads, backend):
     steps = work.epochs * -(-work.rows // work.batch_size)
     np.testing.assert_allclose(model.history["loss"], expected, rtol=tolerance(work, dtype, steps))
 
-    benchmark.group = f"epochs {work} {dtype}, {in_words(threads)}"
+    benchmark.group = f"epochs {work} {dtype}, threads {threads}"
     benchmark.extra_info["rows"] = work.epochs * work.rows
     call = functools.partial(train, work, dtype, backend, threads)
-    benchmark.pedantic(call, rounds=rounds(call, threads), warmup_rounds=1)
+    benchmark.pedantic(call, rounds=rounds(call), warmup_rounds=1)
 
 
 @pytest.mark.parametrize("backend", fastmlp.backends())
@@ -138,7 +137,7 @@ def test_predict(benchmark, rounds, work, dtype, backend):
     np.testing.assert_allclose(model.predict(X), reference.predict(X), atol=tolerance(work, dtype, 1))
 
     sizes = "-".join(map(str, work.network.sizes))
-    benchmark.group = f"predict {sizes} {work.rows} rows {dtype}, {in_words(1)}"
+    benchmark.group = f"predict {sizes} {work.rows} rows {dtype}, threads 1"
     benchmark.extra_info["rows"] = work.rows
     call = functools.partial(model.predict, X)
     benchmark.pedantic(call, rounds=rounds(call), warmup_rounds=1)

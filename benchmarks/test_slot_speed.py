@@ -10,7 +10,6 @@ import functools
 
 import pytest
 
-from benchmarks.share import in_words
 from fastmlp.backend.registry import variants
 from fastmlp.lab import machine
 from fastmlp.lab.machine import DTYPES
@@ -56,7 +55,7 @@ def test_slot(benchmark, rounds, row, variant):
         kernel(*again()[0])
 
     label = " ".join(filter(None, ["slot", row.slot, row.case, row.dtype, str(row.sizes)]))
-    benchmark.group = f"{label}, {in_words(1)}"
+    benchmark.group = f"{label}, threads 1"
     benchmark.pedantic(kernel, setup=again, rounds=rounds(call), warmup_rounds=1)
     if benchmark.stats is not None:  # nothing is timed with --benchmark-disable
         stats = benchmark.stats.stats

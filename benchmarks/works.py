@@ -42,7 +42,7 @@ class Work:
     batch : rows of a step; steps : of an epoch, all of whole batches
     beside : a block of sparse columns beside `block`, of which each row has numbers in `terms`
     target : how `data` draws
-    kind : "train", "predict" (one row), "jacobian" (of all rows) or "start" (a script in a new process)
+    kind : "train", "predict" (one row) or "jacobian" (of all rows)
     draw : seed, number and bound of a network that was drawn, see `drawn`
     """
 
@@ -270,10 +270,6 @@ CHAINS = (
     chain(
         "jacobian 17-64-64-6", 17, 64, 64, 6, batch=1000, steps=1, hidden="tanh", optimizer=ADAM,
         kind="jacobian", **CLASSES,
-    ),
-    chain(
-        "process start to trained digits", 64, 100, 10, batch=32, steps=57, optimizer=ADAM, kind="start",
-        **CLASSES,
     ),
 )  # fmt: skip
 

@@ -33,9 +33,10 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from fastmlp import SGD, BatchNorm, Categories, Dense, Dropout, LayerNorm, Members, PReLU, Residual
+from fastmlp import BatchNorm, Categories, Dense, Dropout, LayerNorm, Members, PReLU, Residual
 
 from ..works import by_epochs
+from . import takes_adam
 
 VERSION = jax.__version__
 
@@ -88,7 +89,7 @@ def _steps(work, x, y, flat, unroll):
     if flat:
         vector, unravel = ravel_pytree(start)
         start = [vector]
-    zeros, adam = partial(jax.tree.map, jnp.zeros_like), not isinstance(work.optimizer, SGD)
+    zeros, adam = partial(jax.tree.map, jnp.zeros_like), takes_adam(work.optimizer)
     moments = [zeros(start), zeros(start)] if adam else []
     state = {
         "dense": (start, *moments), "tables": (tables, zeros(tables), zeros(tables)),
@@ -109,16 +110,16 @@ def _steps(work, x, y, flat, unroll):
 
         by = jax.value_and_grad(loss, (0, 1), has_aux=True)
         (value, statistics), (gradients, by_rows) = by(parameters, looked_up)
-        if isinstance(work.optimizer, SGD):
+        if not adam:
             rate = work.optimizer.learning_rate
             rates = itertools.cycle([rate, _bias_rate(work.optimizer) or rate])
             moved = [(p - own * g,) for p, g, own in zip(parameters, gradients, rates, strict=False)]
         else:
-            adam = partial(_adam, work.optimizer, step.astype(parameters[0].dtype))
-            moved = [adam(*one) for one in zip(parameters, gradients, *moments, strict=True)]
+            by_adam = partial(_adam, work.optimizer, step.astype(parameters[0].dtype))
+            moved = [by_adam(*one) for one in zip(parameters, gradients, *moments, strict=True)]
         state = state | {"dense": tuple(map(list, zip(*moved, strict=True))), "step": step}
         if codes is not None:
-            state |= _touched(adam, state["tables"], state["slots"], x[codes], by_rows)
+            state |= _touched(by_adam, state["tables"], state["slots"], x[codes], by_rows)
         state["running"] = [
             0.9 * old + 0.1 * new for old, new in zip(state["running"], statistics, strict=True)
         ]

@@ -30,7 +30,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastmlp import (
-    SGD,
     BatchNorm,
     Categories,
     Dense,
@@ -43,10 +42,9 @@ from fastmlp import (
 )
 
 from ..works import by_epochs
+from . import takes_adam
 
 VERSION = torch.__version__
-
-SCRIPT = "import torch\nprint(1.0)"
 
 torch._dynamo.config.cache_size_limit = 64
 
@@ -212,7 +210,7 @@ def optimizers_of(work, module):
     """Return the fused optimiser, and SparseAdam's of the tables if there are any."""
     o = work.optimizer
     rate = o.learning_rate
-    if isinstance(o, SGD):
+    if not takes_adam(o):
         bias_rate, groups = o.bias_learning_rate or rate, {"weight": [], "bias": []}
         for name, parameter in module.named_parameters():
             groups[name.rpartition(".")[2]].append(parameter)
@@ -263,7 +261,7 @@ def _functional_steps(work, together):
     """Return steps(orders, count) of a chain, `together` of which are one compiled call."""
     ((X,), (y,)), o = _tensors(work), work.optimizer
     params = [torch.from_numpy(array.copy()) for array in work.arrays()]
-    adam, rate = not isinstance(o, SGD), o.learning_rate
+    adam, rate = takes_adam(o), o.learning_rate
     beta1, beta2, epsilon = (o.beta1, o.beta2, o.epsilon) if adam else (0.0, 0.0, 0.0)
     kept = 1 - rate * getattr(o, "weight_decay", 0.0)
     rates = [rate, rate if adam else o.bias_learning_rate or rate] * len(work.layers)
