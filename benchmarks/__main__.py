@@ -85,8 +85,6 @@ def parsed():
     parser.add_argument(
         "--most", type=float, default=works.MOST, help="thousand million multiply-adds of a step of `drawn`"
     )
-    parser.add_argument("--gigabytes", type=float, default=20, help="of the files of `large`")
-    parser.add_argument("--directory", help="of files that are written; default: a temporary one")
     parser.add_argument("--wheel", metavar="FILE", help="of fastmlp, with machine code; for `start`")
     options = parser.parse_args()
     if options.limit and not processes.limits():

@@ -178,11 +178,10 @@ def made(name, threads):
     from .peers import fastmlp_peer
 
     (work,) = (one for one in works.WORKS if one.name == name)
-    call = getattr(fastmlp_peer, f"prepare_{work.kind}")(work, threads)
-    if work.kind != "train":
-        return partial(call, work.data()[0][0])
+    if work.kind == "predict":
+        return partial(fastmlp_peer.prepare_predict(work, threads), work.data()[0][0])
     work.fit(epochs=1, backend="specialized", threads=threads)
-    return partial(call, 1)
+    return partial(fastmlp_peer.prepare_train(work, threads), 1)
 
 
 def main():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from threadpoolctl import threadpool_limits
 
@@ -22,17 +20,9 @@ def _libraries_on_one_thread():
         yield
 
 
-@pytest.fixture(autouse=True)
-def _table_says_its_threads(benchmark):
-    yield
-    assert benchmark.skipped or re.search(r", threads \d+$", benchmark.group), (
-        f"{benchmark.group!r} does not end with its threads"
-    )
-
-
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # around the plugin's, which marks those that are skipped alone
 def pytest_runtest_makereport(item, call):
-    """Have a benchmark that failed not complain as well that its fixture was not used, or has no group."""
+    """Have a benchmark that failed not complain as well that its fixture was not used."""
     report = yield
     if report.failed and call.when == "call" and "benchmark" in getattr(item, "funcargs", {}):
         item.funcargs["benchmark"].skipped = True
@@ -49,19 +39,3 @@ def rounds(request):
         return int(min(max(budget / seconds, LEAST_ROUNDS), MOST_ROUNDS))
 
     return fitting
-
-
-def pytest_benchmark_update_machine_info(config, machine_info):
-    """Put what the machine can do at most into --benchmark-json and --benchmark-save."""
-    from fastmlp.lab.machine import measured
-
-    machine = measured()
-    machine_info["peak"] = dict(machine.peak)
-    machine_info["bandwidth"] = {level.name: level.bandwidth for level in machine.levels}
-
-
-def pytest_benchmark_compare_machine_info(machine_info, compared_benchmark):
-    """Have what every run measures anew make no other machine; this runs before the plugin compares."""
-    for name in ("peak", "bandwidth"):
-        if name in machine_info:
-            compared_benchmark["machine_info"][name] = machine_info[name]

@@ -38,16 +38,10 @@ def classifier(*sizes, **options):
     return fastmlp.Network(sizes, output="softmax", loss="cross_entropy", **options)
 
 
+NOTEBOOK = fastmlp.Network([3, 4, 1], output="sigmoid", loss="mse")
+
 WORKS = (
-    Work(
-        "notebook 3-4-1 x1000",
-        "notebook",
-        4,
-        fastmlp.Network([3, 4, 1], output="sigmoid", loss="mse"),
-        fastmlp.SGD(1.2, bias_learning_rate=0.3),
-        4,
-        1000,
-    ),
+    Work("notebook 3-4-1 x1000", "notebook", 4, NOTEBOOK, fastmlp.SGD(1.2, bias_learning_rate=0.3), 4, 1000),
     Work("digits 64-128-10 b32 x5", "digits", 1797, classifier(64, 128, 10), fastmlp.Adam(), 32, 5),
     Work("784-128-10 b128", "normal", 3200, classifier(784, 128, 10), fastmlp.SGD(0.1), 128, 1),
     Work("28-256-256-2 b256", "normal", 2560, classifier(28, 256, 256, 2), fastmlp.Adam(), 256, 1),
@@ -84,16 +78,9 @@ def rows():
 
 def train(work, dtype, backend, threads=1):
     return fastmlp.fit(
-        work.network,
-        *data_of(work, dtype),
-        optimizer=work.optimizer,
-        epochs=work.epochs,
-        batch_size=work.batch_size,
-        seed=0,
-        progress=False,
-        backend=backend,
-        threads=threads,
-    )
+        work.network, *data_of(work, dtype), optimizer=work.optimizer, epochs=work.epochs,
+        batch_size=work.batch_size, seed=0, progress=False, backend=backend, threads=threads,
+    )  # fmt: skip
 
 
 @functools.cache
@@ -125,15 +112,9 @@ def test_epochs(benchmark, rounds, work, dtype, threads, backend):
 def test_predict(benchmark, rounds, work, dtype, backend):
     X, y = data_of(work, dtype)
     reference = trained_reference(work, dtype)
-    model = fastmlp.fit(
-        reference.network,
-        X[:1],
-        y[:1],
-        initial=(reference.weights, reference.biases),
-        epochs=0,
-        backend=backend,
-        progress=False,
-    )
+    initial = reference.weights, reference.biases
+    few = reference.network, X[:1], y[:1]
+    model = fastmlp.fit(*few, initial=initial, epochs=0, backend=backend, progress=False)
     np.testing.assert_allclose(model.predict(X), reference.predict(X), atol=tolerance(work, dtype, 1))
 
     sizes = "-".join(map(str, work.network.sizes))

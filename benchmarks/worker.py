@@ -23,8 +23,8 @@ from .processes import answering
 # which divides by the square root of tiny gradients.
 RELATIVE_ERROR = {"float32": 2e-4, "float64": 1e-8}
 
-CALLS = {"predict": 3000, "jacobian": 400}
-"""Kinds of works that are one call on all rows, with the calls of a turn."""
+CALLS = 3000
+"""Predictions of a turn."""
 
 MOST_REPEATS = 1 << 24
 
@@ -60,9 +60,9 @@ def prepared(peer_name, work_name, dtype, draw):
     name, _, way = peer_name.partition(":")
     peer = importlib.import_module(f"benchmarks.peers.{name}_peer")
     if work.kind != "train" and way:
-        raise LeftOut(f"has one way to {work.kind}")
-    if work.kind in CALLS:
-        turn, about = call_turn(peer, work)
+        raise LeftOut("has one way to predict")
+    if work.kind == "predict":
+        turn, about = predict_turn(peer, work)
     elif reason := peer.unsupported(work):
         raise LeftOut(reason)
     else:
@@ -148,20 +148,20 @@ def check(work, run):
     return float(error)
 
 
-# --- single calls -------------------------------------------------------------------------------------
+# --- predictions --------------------------------------------------------------------------------------
 
 
-def call_turn(peer, work):
-    """A turn is hundreds of calls; it answers the median of their seconds."""
-    if (prepare := getattr(peer, f"prepare_{work.kind}", None)) is None:
-        raise LeftOut(f"has no {work.kind}")
-    calls, call, ((x,), _) = CALLS[work.kind], prepare(work, work.threads), work.data()
-    error = float(np.abs(call(x) - getattr(work.start(), work.kind)(x)).max())
+def predict_turn(peer, work):
+    """A turn is thousands of calls; it answers the median of their seconds."""
+    if not hasattr(peer, "prepare_predict"):
+        raise LeftOut("has no predict")
+    call, ((x,), _) = peer.prepare_predict(work, work.threads), work.data()
+    error = float(np.abs(call(x) - work.start().predict(x)).max())
     assert error < RELATIVE_ERROR[work.dtype], f"{work.name}: off by {error:.1e}"
 
     def turn():
-        took = [by_both_clocks(partial(call, x)) for _ in range(calls)]
-        return {clock: sorted(one[clock] for one in took)[calls // 2] for clock in CLOCKS}
+        took = [by_both_clocks(partial(call, x)) for _ in range(CALLS)]
+        return {clock: sorted(one[clock] for one in took)[CALLS // 2] for clock in CLOCKS}
 
     turn()
     return turn, {"way": "one call", "tried_us": {}, "loss_error": error}

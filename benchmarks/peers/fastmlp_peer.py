@@ -53,7 +53,3 @@ def _by_stepper(work, **options):
 
 def prepare_predict(work, threads):
     return work.fit(epochs=0, threads=threads).predict
-
-
-def prepare_jacobian(work, threads):
-    return work.fit(epochs=0, threads=threads).jacobian

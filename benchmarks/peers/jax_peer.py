@@ -6,15 +6,9 @@ process may use cores. XLA's own flags (fast math, 512-bit preference, oneDNN, Y
 beyond the noise on AVX-512 machines; float64 matmuls stay at a third of the peak.
 
 Two choices win on tiny networks and lose on others (784-128-10 batch 32: 143 us against 117), so that tiny
-chains have both: parameters as one flat vector (one optimiser loop) and the scan unrolled by four. Tried on
-larger works, microseconds a step, one core of a Xeon with AVX-512:
-             b32 sgd  b128 sgd   28-256-256-2   30-100-1
-  as here        111       437            965         26
-  unroll 2       113       455            969         26
-  unroll 8       115       465           1003         27
-  an epoch's rows gathered before its scan, so that a step reads a contiguous batch
-                 124       512            934         27
-One-hot targets in place of labels change nothing (446 and 446, 980 and 981).
+chains have both: parameters as one flat vector (one optimiser loop) and the scan unrolled by four. On larger
+works a scan unrolled by 2 or 8, an epoch's rows gathered before its scan, and one-hot targets in the place of
+labels took as long or longer, on one core of a Xeon with AVX-512.
 
 A dense gradient of the tables of categories, or of the weights of sparse columns, would be no fair opponent.
 The rows of a batch are gathered, and are what the loss is differentiated by; where a code comes twice its
@@ -240,11 +234,3 @@ def prepare_predict(work, threads):
     parameters = [jnp.array(array) for array in work.arrays()]
     forward = jax.jit(partial(_outputs, work))
     return lambda x: np.asarray(forward(parameters, x))
-
-
-def prepare_jacobian(work, threads):
-    """Reverse mode, row by row: of fewer outputs than inputs it takes half the time of forward mode."""
-    parameters = [jnp.array(array) for array in work.arrays()]
-    of_row = jax.jacrev(lambda x, parameters: _outputs(work, parameters, x))
-    jacobian = jax.jit(jax.vmap(of_row, in_axes=(0, None)))
-    return lambda x: np.asarray(jacobian(x, parameters))

@@ -7,13 +7,8 @@ step     gather, forward, backward and update as one function through torch.comp
          optimiser's Python
 step x8  of chains: eight such steps in a row behind a C++ wrapper, to pay guards and call once for eight
 
-Microseconds a step, one core of a Xeon with AVX-512:
-             notebook   784-128-10 b32   the same b128
-  eager         213           442             797
-  step           65           229             537
-  step x8        15           130             403
-What was tried and is no better at 784-128-10 b128: foreach in place of fused optimisers (797 against 814),
-only the module compiled (900), max-autotune-no-cudagraphs for the step (549 against 556).
+Tried at 784-128-10 b128 and no better on one core of a Xeon with AVX-512: foreach in place of fused
+optimisers, only the module compiled, max-autotune-no-cudagraphs for the step.
 
 Members are layers of the package tabm, by TabM's authors. Tables of categories have sparse gradients and
 SparseAdam, as have the weights of sparse columns, an `EmbeddingBag`. torch.compile takes no sparse gradient,
@@ -328,10 +323,3 @@ def prepare_predict(work, threads):
             return network(torch.from_numpy(x)).numpy()
 
     return predict
-
-
-def prepare_jacobian(work, threads):
-    torch.set_num_threads(threads)
-    network = work.start().to_torch().requires_grad_(False)
-    jacobian = torch.func.vmap(torch.func.jacrev(network))
-    return lambda x: jacobian(torch.from_numpy(x)).numpy()

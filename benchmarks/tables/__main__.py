@@ -82,13 +82,9 @@ def planned(options: argparse.Namespace) -> Iterator[Row]:
             if known.slow and split >= SLOW_SPLITS:
                 continue
             most_rows = options.rows or rows
-            yield {
-                "table": table,
-                "learner": learner,
-                "split": split,
-                "most_rows": min(most_rows, FEW_ROWS) if known.slow else most_rows,
-                "version": version_of(known.package),
-            }
+            most_rows = min(most_rows, FEW_ROWS) if known.slow else most_rows
+            row = {"table": table, "learner": learner, "split": split, "most_rows": most_rows}
+            yield row | {"version": version_of(known.package)}
 
 
 def measured(row: Row, seconds: float) -> Row:

@@ -65,9 +65,6 @@ FAILING = """
 import pytest
 def test_wrong(benchmark):
     assert "right" == "wrong"
-
-def test_without_a_group(benchmark):
-    benchmark(sum, range(10))
 """
 
 
@@ -77,8 +74,7 @@ def test_a_benchmark_that_fails_does_so_once_and_says_why(tmp_path):
     command = ["-m", "pytest", "-p", "benchmarks.conftest", "-p", "no:xdist", "-W", "error"]
     alone = {"PYTHONPATH": str(ROOT), "PYTEST_XDIST_WORKER": None}  # pytest-benchmark times in no worker
     done = python(*command, tmp_path, "--benchmark-only", exit_code=1, cwd=tmp_path, **alone)
-    assert "1 failed, 1 passed, 1 error in " in done.stdout
-    assert "ERROR at teardown of test_without_a_group" in done.stdout
+    assert "1 failed in " in done.stdout
 
 
 def test_a_program_of_a_networks_own_stands_in_no_table_of_two_threads():
