@@ -18,6 +18,7 @@ import os
 import sys
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,13 @@ from rich.console import Console
 import fastmlp
 from fastmlp.backend.auto import field
 from fastmlp.kernels.variant import Work as Estimated
-from fastmlp.lab.machine import cpu, measured
+from fastmlp.lab.machine import measured
 from fastmlp.lab.measurements import STEP, Measurement, Results, Wrong, written
 from fastmlp.lab.table import notes, table, wrong
-from fastmlp.lab.timing import LEAST_FRACTION, summary
+from fastmlp.lab.timing import LEAST_FRACTION, in_alternation
 from fastmlp.model.layout import parameter_count
 
-from . import against, calls, fits, inputs, many, processes, works  # noqa: F401 # calls of some are registered
+from . import against, calls, distributed, fits, inputs, many, processes, start, works  # noqa: F401 # rows
 
 DEFAULT_PEERS = "fastmlp,jax,torch,torch:eager,sklearn,c"
 
@@ -48,12 +49,12 @@ def main():
     others = [one for one in calls.CALLS if matches(options, one)]
     if not chosen and not others:
         sys.exit(f"no work is named {' '.join(options.works)!r}; groups: {', '.join(groups())}")
-    if chosen:
-        time_peers(chosen, options)
+    processes.print_heading("benchmarks")
     if others:
         warnings.simplefilter("ignore")
-        processes.print_heading("benchmarks")
         calls.time_calls(others, options)
+    if chosen:
+        time_peers(chosen, options)
 
 
 def groups():
@@ -84,8 +85,7 @@ def parsed():
     parser.add_argument(
         "--most", type=float, default=works.MOST, help="thousand million multiply-adds of a step of `drawn`"
     )
-    parser.add_argument("--gigabytes", type=float, default=20, help="of the files of `large`")
-    parser.add_argument("--directory", help="of files that are written; default: a temporary one")
+    parser.add_argument("--wheel", metavar="FILE", help="of fastmlp, with machine code; for `start`")
     options = parser.parse_args()
     if options.limit and not processes.limits():
         command = [sys.executable, "-m", "benchmarks", *sys.argv[1:]]
@@ -160,7 +160,7 @@ def measure_turns(work, options):
 
     Return a measurement of each peer, or why it failed, and the peers' versions.
     """
-    workers, found, versions, turns = {}, [], {}, {}
+    workers, turns, found, versions, clock = {}, {}, [], {}, options.clock or "wall"
     row = STEP if work.kind == "train" else work.kind, "", work.name, work.dtype
     try:
         for name in peers_of(options):
@@ -168,7 +168,7 @@ def measure_turns(work, options):
             worker = processes.Worker("worker", *given, cores=options.cores[: work.threads])
             about = worker.read()
             if "version" in about:
-                workers[name], versions[name] = worker, about["version"]
+                workers[name], turns[name], versions[name] = worker, [], about["version"]
                 print(f"{work.name}, {name}: {about['way']} of {about['tried_us'] or 'one way'}")
                 continue
             worker.close()
@@ -176,20 +176,21 @@ def measure_turns(work, options):
                 found.append(Wrong(*row, name, about["failed"]))
             else:
                 print(f"{work.name}, {name}: left out, {about['absent']}")
-        for _ in range(options.rounds or 7):
-            for name, worker in workers.items():
-                turns.setdefault(name, []).append(worker.turn())
+
+        def taken(name):
+            turns[name].append(workers[name].turn())
+            return turns[name][-1][clock]
+
+        times = in_alternation({name: partial(taken, name) for name in workers}, least=options.rounds or 7)
     finally:
         for worker in workers.values():
             worker.close()
-    clock = options.clock or "wall"
     numbers = work.batch * (work.network.n_in + work.network.n_out) + parameter_count(work.network)
-    flops = work.flops if work.kind in ("train", "jacobian") else None
-    for name, taken in turns.items():
-        time = summary([1e-6 * turn[clock] for turn in taken])
+    flops = None if work.kind == "predict" else work.flops
+    for name, time in times.items():
         # Several threads burn processor time while they wait: of one alone it says if the core was its own.
         busy = work.kind == "train" and work.threads == 1
-        busy = busy and any(turn["cpu"] < LEAST_FRACTION * turn["wall"] for turn in taken)
+        busy = busy and any(turn["cpu"] < LEAST_FRACTION * turn["wall"] for turn in turns[name])
         time, traffic = time._replace(clock=clock, busy=busy), numbers * np.dtype(work.dtype).itemsize
         found.append(Measurement(*row, name, work.threads, time, flops, traffic))
     return found, versions
@@ -208,7 +209,7 @@ def judge(work, best):
 
 def print_gains(gains, names, clock):
     """Print a row for each network that was drawn; first those where fastmlp gains least."""
-    print(f"\n{cpu()}; least times by the {clock or 'wall'} clock; times of peers over fastmlp's\n")
+    print(f"\nLeast times by the {clock or 'wall'} clock; times of peers over fastmlp's\n")
     print(f"| least gain | work | us | GF/s | {' | '.join(names)} |\n|{'---|' * (4 + len(names))}")
     rows = []
     for work, best in gains:

@@ -7,7 +7,6 @@ is marked where the least time and the median are longer by 3 %, and so are thre
 """
 
 import argparse
-import gc
 import io
 import json
 import os
@@ -15,7 +14,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 import warnings
 from functools import partial
 from itertools import chain
@@ -26,7 +24,9 @@ import scipy.sparse
 from platformdirs import user_cache_path
 
 import fastmlp
+from fastmlp.lab.timing import CLOCKS, in_alternation
 
+from .calls import Seconds, seconds_of
 from .processes import ROOT, Worker, allowed, answering, print_heading
 
 LEAST_SECONDS, PAIR_SECONDS = 0.02, 1.5
@@ -36,12 +36,8 @@ SLOWER = 1.03
 
 FOLDER = Path(os.environ.get("FASTMLP_CACHE_DIR") or user_cache_path("fastmlp")) / "against"
 
-CLOCKS = {1: time.process_time, 2: time.perf_counter}
+CLOCK = {1: "cpu", 2: "wall"}
 """Clocks by threads: other programs do not count for one thread, and several burn time while they wait."""
-
-
-class Measured(float):
-    """A number that a call returns to be compared, in place of its seconds."""
 
 
 # --- rows -------------------------------------------------------------------------------------------------
@@ -120,7 +116,7 @@ FIRST_FIT = """
 import sys, time
 import numpy as np
 X, y = np.random.default_rng(0).random((1797, 64), np.float32), np.arange(1797) % 10
-clock = getattr(time, sys.argv[2])
+clock = {"cpu": time.process_time, "wall": time.perf_counter}[sys.argv[2]]
 began = clock()
 import fastmlp
 network = fastmlp.Network([64, 100, 10], output="softmax", loss="cross_entropy")
@@ -131,16 +127,16 @@ print(clock() - began)
 
 def first_fit(threads, **variables):
     """Return the seconds of a new process from the import to the end of its first fit."""
-    command = [sys.executable, "-c", FIRST_FIT, str(threads), CLOCKS[threads].__name__]
+    command = [sys.executable, "-c", FIRST_FIT, str(threads), CLOCK[threads]]
     done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=True)
-    return Measured(done.stdout)
+    return Seconds(done.stdout)
 
 
 def pieces(threads):
     """Return the number of files of machine code that a first fit makes in an empty cache."""
     with tempfile.TemporaryDirectory() as empty:
         first_fit(threads, FASTMLP_CACHE_DIR=empty)
-        count = Measured(len([*Path(empty).rglob("*.bin")]))
+        count = Seconds(len([*Path(empty).rglob("*.bin")]))  # in the place of seconds
     return lambda: count
 
 
@@ -182,16 +178,16 @@ def made(name, threads):
     from .peers import fastmlp_peer
 
     (work,) = (one for one in works.WORKS if one.name == name)
-    call = getattr(fastmlp_peer, f"prepare_{work.kind}")(work, threads)
-    if work.kind != "train":
-        return partial(call, work.data()[0][0])
+    if work.kind == "predict":
+        return partial(fastmlp_peer.prepare_predict(work, threads), work.data()[0][0])
     work.fit(epochs=1, backend="specialized", threads=threads)
-    return partial(call, 1)
+    return partial(fastmlp_peer.prepare_train(work, threads), 1)
 
 
 def main():
     """Answer requests [row, calls] by the seconds of a call; of no calls by how many a sample takes."""
     answer, threads, name = answering(), int(sys.argv[1]), None
+    clock = CLOCKS[CLOCK[threads]]
     warnings.simplefilter("ignore")
     for line in sys.stdin:
         wanted, calls = json.loads(line)
@@ -202,25 +198,14 @@ def main():
                 call()
                 name = wanted
             if calls:
-                answer(value=seconds_of(call, calls, CLOCKS[threads]))
+                answer(value=seconds_of(call, calls, clock))
                 continue
             calls = 1
-            while (took := seconds_of(call, calls, CLOCKS[threads])) * calls < LEAST_SECONDS:
+            while (took := seconds_of(call, calls, clock)) * calls < LEAST_SECONDS:
                 calls = max(calls + 1, min(10 * calls, int(1.2 * LEAST_SECONDS / took)))
             answer(calls=calls)
         except Exception as error:
             answer(failed=f"{type(error).__name__}: {error}".splitlines()[0])
-
-
-def seconds_of(call, calls, clock):
-    gc.collect()
-    gc.disable()
-    began = clock()
-    for _ in range(calls):
-        got = call()
-    taken = (clock() - began) / calls
-    gc.enable()
-    return got if isinstance(got, Measured) else taken
 
 
 # --- in the process that compares ---------------------------------------------------------------------------
@@ -236,7 +221,7 @@ def compare(arguments):
         return [Worker("against", str(options.threads), cores=cores, **given) for _, given in (first, second)]
 
     print_heading("benchmarks")
-    print(f"{names[1]} over {names[0]}, {CLOCKS[options.threads].__name__} on cores {cores}\n")
+    print(f"{names[1]} over {names[0]}, {CLOCK[options.threads]} clock on cores {cores}\n")
     compilers = started(allowed())  # nothing is timed before all code is on the disk
     rows = [row for row in options.rows if both_have(row, names, compilers)]
     pairs, slower = [started(cores) for _ in range(1 if options.quick else 3)], 0
@@ -261,12 +246,11 @@ def parsed(arguments):
     parser.add_argument("rows", nargs="*", metavar="ROWS", help="parts of the rows' names; default: all")
     parser.add_argument("--to", metavar="OTHER", default="HEAD", help="the other commit; default %(default)s")
     parser.add_argument("--tree", dest="to", action="store_const", const=ROOT, help="this checkout as OTHER")
-    parser.add_argument("--threads", type=int, choices=CLOCKS, default=1, help="default %(default)s")
+    parser.add_argument("--threads", type=int, choices=CLOCK, default=1, help="default %(default)s")
     parser.add_argument("--rounds", type=int, default=40, help="most turns of a pair; default %(default)s")
     parser.add_argument("--quick", action="store_true", help="one pair of processes in place of three")
     options = parser.parse_intermixed_args(arguments)
-    here = (one for one in WORKS if one.kind != "start" and one.threads == options.threads)
-    names = [*ROWS, *(one.name for one in here)]
+    names = [*ROWS, *(one.name for one in WORKS if one.threads == options.threads)]
     options.rows = [name for name in names if any(part in name for part in options.rows or [""])]
     if not options.rows:
         parser.error(f"no row has such a name; the rows: {'; '.join(names)}")
@@ -309,13 +293,14 @@ def both_have(row, names, workers):
 def samples(row, pairs, rounds):
     """Return what both sides measure, in turns A B B A of each pair of processes."""
     found, calls = ([], []), None
-    for number, pair in enumerate(pairs):
+    for pair in pairs:
         ready = [one.turn(row, 0)["calls"] for one in pair]
-        calls, spent = calls or ready[0], 0.0
-        for turn in range(rounds):
-            for side in (0, 1) if (number + turn) % 2 == 0 else (1, 0):
-                found[side].append(pair[side].turn(row, calls)["value"])
-                spent += calls * found[side][-1]
-            if turn and spent > PAIR_SECONDS:
-                break
+        calls = calls or ready[0]
+
+        def sample(side, pair=pair, calls=calls):
+            found[side].append(pair[side].turn(row, calls)["value"])
+            return found[side][-1]
+
+        sides = {side: partial(sample, side) for side in range(2)}
+        in_alternation(sides, PAIR_SECONDS / 2, least=1, most=rounds)
     return found

@@ -1,28 +1,26 @@
-"""Calls in this process that take turns, and their table."""
+"""Calls that take turns, their clocks and their table."""
 
 import functools
+import gc
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fastmlp.lab.timing import CLOCKS, in_alternation, once
-
-from .pages import number
+from fastmlp.lab.timing import CLOCKS, in_alternation
 
 GROUPS = {
     "many": "`fit_many`, against `fit` in a loop, JAX and scikit-learn",
     "curve": "what a model of many takes, by the number of models in the call",
     "searches": "searches and bags, against scikit-learn's; --rounds 0 with an empty cache compiles",
     "fits": "what surrounds the steps of a short training, in processor time",
-    "metrics": "what a metric adds to a training",
-    "stepper": "a step by `Stepper`, against `fit` and PyTorch",
+    "stepper": "a step by `Stepper`, against `fit`",
     "estimators": "fits and predictions, against scikit-learn's to the same loss",
-    "repeated": 'many short trainings of a network: what "auto" makes of them',
     "busy": "trainings beside other processes, and several at once, on one thread and on all cores",
     "sparse": "inputs that are mostly zeros, against scikit-learn",
     "blocks": "memory maps and blocks against the same rows in memory",
-    "large": "an epoch over a file of --gigabytes",
     "bfloat16": 'dtype="bfloat16" by each instruction of the processor, against float32',
-    "ladder": "from Python's loops to the limit; `benchmarks.pages` writes the table",
+    "ladder": "from Python's loops to the limit",
+    "start": "the first minute: whole scripts in new processes, after NumPy's import; --wheel",
+    "distributed": "steps and sums of two processes that train together by MPI",
 }
 
 
@@ -58,6 +56,28 @@ class Calls(NamedTuple):
     clock: str
     rounds: int
 
+    def least(self, options, rounds=None):
+        """Return each `Timed` by name, and the least seconds of each; all take turns.
+
+        rounds : 0 for a single turn, which compiles what is not on the disk; else those of the row
+        """
+        made = {
+            name: call if isinstance(call, Timed) else Timed(call)
+            for name, call in self.make(options).items()
+        }
+        timed, clock = {}, CLOCKS[getattr(options, "clock", None) or self.clock]
+        for name, one in made.items():
+            timed[name, False] = functools.partial(seconds_of, one.call, one.times, clock)
+            if one.less is not None:
+                timed[name, True] = functools.partial(seconds_of, one.less, one.times, clock)
+        if rounds := self.rounds if rounds is None else rounds:
+            best = {key: taken.best for key, taken in in_alternation(timed, least=rounds).items()}
+        else:
+            best = {key: call() for key, call in timed.items()}
+        return made, {
+            name: (best[name, False] - best.get((name, True), 0.0)) / one.per for name, one in made.items()
+        }
+
 
 CALLS: list[Calls] = []
 
@@ -76,36 +96,34 @@ def time_calls(chosen, options):
     """Print a table of rows."""
     print("| work | call | us | times as long as the first | |\n|---|---|---|---|---|")
     for one in chosen:
-        rounds = one.rounds if options.rounds is None else options.rounds
-        made = {
-            name: call if isinstance(call, Timed) else Timed(call) for name, call in one.make(options).items()
-        }
-        least = least_seconds(made, rounds, options.clock or one.clock)
+        made, least = one.least(options, options.rounds)
         first = next(iter(least.values()), 1.0)
         for name, seconds in least.items():
             cells = one.name, name, number(1e6 * seconds), f"{seconds / first:.2f}", made[name].said()
             print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def least_seconds(made, rounds, clock):
-    """Return the least time of each `Timed`; all take turns.
-
-    rounds : 0 for a single turn, which compiles what is not on the disk
-    """
-    timed = {}
-    for name, one in made.items():
-        timed[name, False] = functools.partial(_seconds, one.call, one.times, CLOCKS[clock])
-        if one.less is not None:
-            timed[name, True] = functools.partial(_seconds, one.less, one.times, CLOCKS[clock])
-    if rounds:
-        best = {key: taken.best for key, taken in in_alternation(timed, least=rounds).items()}
-    else:
-        best = {key: call() for key, call in timed.items()}
-    return {name: (best[name, False] - best.get((name, True), 0.0)) / one.per for name, one in made.items()}
+def seconds_of(call, times, clock):
+    """Return the seconds of a call, of some in a row that no collection of garbage disturbs."""
+    gc.collect()
+    gc.disable()
+    try:
+        began = clock()
+        for _ in range(times):
+            got = call()
+        taken = (clock() - began) / times
+    finally:
+        gc.enable()
+    return got if isinstance(got, Seconds) else taken
 
 
-def _seconds(call, times, clock):
-    """Return the seconds of a call, of some in a row."""
-    said = []
-    took = once(lambda: said.extend([call() for _ in range(times)]), clock) / times
-    return said[-1] if isinstance(said[-1], Seconds) else took
+def by_both_clocks(call):
+    """Return the seconds of a call by the name of each clock."""
+    began = {name: clock() for name, clock in CLOCKS.items()}
+    call()
+    return {name: clock() - began[name] for name, clock in CLOCKS.items()}
+
+
+def number(value):
+    """Three digits, without an exponent."""
+    return f"{value:.3g}" if value < 1000 else f"{float(f'{value:.3g}'):.0f}"

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import time
-
 import pytest
 from threadpoolctl import threadpool_limits
 
-from benchmarks.share import check_threads
+from fastmlp.lab.timing import CLOCKS, once
 
 LEAST_ROUNDS = 5
 MOST_ROUNDS = 1000
@@ -23,17 +20,9 @@ def _libraries_on_one_thread():
         yield
 
 
-@pytest.fixture(autouse=True)
-def _table_says_its_threads(benchmark):
-    yield
-    assert benchmark.skipped or re.search(r", \d+ threads?$", benchmark.group), (
-        f"{benchmark.group!r} does not end with `in_words(threads)`"
-    )
-
-
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # around the plugin's, which marks those that are skipped alone
 def pytest_runtest_makereport(item, call):
-    """Have a benchmark that failed not complain as well that its fixture was not used, or has no group."""
+    """Have a benchmark that failed not complain as well that its fixture was not used."""
     report = yield
     if report.failed and call.when == "call" and "benchmark" in getattr(item, "funcargs", {}):
         item.funcargs["benchmark"].skipped = True
@@ -42,35 +31,11 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture
 def rounds(request):
-    """A function that says how many rounds of a call fit into --benchmark-max-time, by one call of it.
-
-    The test is skipped, or fails, where the call keeps other than `threads` threads busy: `check_threads`.
-    """
+    """A function that says how many rounds of a call fit into --benchmark-max-time, by one call of it."""
     budget = float(request.config.getoption("benchmark_max_time"))
-    timed = not request.config.getoption("benchmark_disable")
 
-    def fitting(call, threads=1):
-        if timed:  # else other tests have the cores, too
-            check_threads(call, threads, request.node.name)
-        began = time.perf_counter()
-        call()
-        seconds = max(time.perf_counter() - began, 1e-6)
+    def fitting(call):
+        seconds = max(once(call, CLOCKS["wall"]), 1e-6)
         return int(min(max(budget / seconds, LEAST_ROUNDS), MOST_ROUNDS))
 
     return fitting
-
-
-def pytest_benchmark_update_machine_info(config, machine_info):
-    """Put what the machine can do at most into --benchmark-json and --benchmark-save."""
-    from fastmlp.lab.machine import measured
-
-    machine = measured()
-    machine_info["peak"] = dict(machine.peak)
-    machine_info["bandwidth"] = {level.name: level.bandwidth for level in machine.levels}
-
-
-def pytest_benchmark_compare_machine_info(machine_info, compared_benchmark):
-    """Have what every run measures anew make no other machine; this runs before the plugin compares."""
-    for name in ("peak", "bandwidth"):
-        if name in machine_info:
-            compared_benchmark["machine_info"][name] = machine_info[name]

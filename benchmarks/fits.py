@@ -1,20 +1,12 @@
 """Short trainings, busy machines and bfloat16: what surrounds the steps, and what disturbs them."""
 
-import collections
 import contextlib
 import itertools
-import json
 import multiprocessing
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
-from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import sklearn.neural_network
@@ -22,12 +14,9 @@ from sklearn.datasets import load_diabetes, load_digits, make_classification
 from threadpoolctl import threadpool_limits
 
 import fastmlp
-from fastmlp.backend import registry
 from fastmlp.kernels.mixed.tiles import WHY_NOT
-from fastmlp.lab.timing import StepsTimer
-from fastmlp.model.backend import Chunk, Data
+from fastmlp.lab.timing import CLOCKS, StepsTimer
 from fastmlp.model.layout import parameter_count
-from fastmlp.model.state import initial_state
 from fastmlp.system.budget import usable_cores
 
 from .calls import Seconds, Timed, row
@@ -60,14 +49,11 @@ def regressor(options):
     X = np.random.default_rng(0).random((100, 5))
     y = np.sin(X.sum(axis=1))  # learnt slowly enough for 200 epochs
     given = {"hidden_layer_sizes": (16,), "max_iter": 200, "random_state": 0}
-    ours, theirs = (
-        fastmlp.MLPRegressor(**given, backend="fused"),
-        sklearn.neural_network.MLPRegressor(**given),
-    )
-    return {
-        name: Timed(partial(one.fit, X, y), times=3)
-        for name, one in (("fastmlp", ours), ("scikit-learn, by OMP_NUM_THREADS=1", theirs))
+    made = {
+        "fastmlp": fastmlp.MLPRegressor(**given, backend="fused"),
+        "scikit-learn, by OMP_NUM_THREADS=1": sklearn.neural_network.MLPRegressor(**given),
     }
+    return {name: Timed(partial(one.fit, X, y), times=3) for name, one in made.items()}
 
 
 @surroundings("fits", "fit_more, a step of 17-64-64-6, batch 64")
@@ -97,36 +83,12 @@ for _count in (1, 8, 32, 256):
         return {name: Timed(partial(call, X, y), times=30) for name, call in calls.items()}
 
 
-for _metric, _classes in (("accuracy", 10), ("neg_log_loss", 10), ("neg_mean_squared_error", 1), ("r2", 1)):
-
-    @surroundings("metrics", f"{_metric} of 2 000 rows of 64-128-{_classes}, 20 epochs", _metric, _classes)
-    def metric(options, metric, classes, epochs=20):
-        """Return trainings with a metric, without, and without but with a prediction an epoch."""
-        X = np.random.default_rng(0).standard_normal((2000, 64), np.float32)
-        network, y = fastmlp.Network([64, 128, 1], "relu"), X.sum(axis=1)
-        if classes > 1:
-            network = fastmlp.Network([64, 128, 10], "relu", "softmax", "cross_entropy")
-            y = X[:, :10].argmax(axis=1)
-        given = {"validation": (X, y), "epochs": epochs, "batch_size": 64, "seed": 0, **ONE}
-        train = partial(fastmlp.fit, network, X[:64], y[:64], **given)
-        model = train()
-
-        def predicting():
-            train()
-            for _ in range(epochs):
-                model.predict(X)
-
-        with_metric = partial(train, metrics=[metric])
-        calls = {"a prediction an epoch": predicting, "the metric": with_metric, "neither": train}
-        return {name: Timed(call, times=3) for name, call in calls.items()}
-
-
 # --- steps by hand, estimators --------------------------------------------------------------------------
 
 
 @surroundings("stepper", "a step of 17-64-64-6, 64 rows, Adam, float32", rounds=30)
 def stepper(options, steps=100):
-    """Return a policy's step as reinforcement learning takes it, the same by `fit` and by PyTorch."""
+    """Return a policy's step as reinforcement learning takes it, and the same by `fit`."""
     rng, sizes = np.random.default_rng(0), (17, 64, 64, 6)
     X, y = rng.normal(size=(64 * steps, 17)).astype("f"), rng.normal(size=(64 * steps, 6)).astype("f")
     few, network = (X[:64], y[:64]), fastmlp.Network(sizes)
@@ -139,33 +101,17 @@ def stepper(options, steps=100):
         parts.update()
 
     fit = partial(fastmlp.fit, network, X, y, optimizer=fastmlp.Adam(), batch_size=64, seed=0, **ONE)
-    calls = {
+    return {
         "Stepper.step": Timed(partial(one.step, *few), times=steps),
         "within fit": Timed(partial(fit, epochs=1), per=steps),
         "forward, backward, update": Timed(by_parts, times=steps),
         "forward of one row": Timed(partial(one.forward, X[:1]), times=steps),
     }
-    try:
-        import torch
-    except ImportError:  # an extra, and 200 MB
-        return calls
-    torch.set_num_threads(1)
-    layers = [layer for pair in pairwise(sizes) for layer in (torch.nn.Linear(*pair), torch.nn.ReLU())][:-1]
-    module, (inputs, targets) = torch.nn.Sequential(*layers), map(torch.from_numpy, few)
-    optimizer = torch.optim.Adam(module.parameters(), fused=True)
-
-    def by_torch():
-        optimizer.zero_grad()
-        torch.nn.functional.mse_loss(module(inputs), targets).backward()
-        optimizer.step()
-
-    return calls | {"PyTorch": Timed(by_torch, times=steps)}
 
 
 ESTIMATORS = {
     "MLPClassifier, digits": ("MLPClassifier", {}),
     "MLPClassifier, binary 20000x50": ("MLPClassifier", {"max_iter": 10}),
-    "MLPClassifier, digits lbfgs": ("MLPClassifier", {"solver": "lbfgs", "max_iter": 50}),
     "MLPRegressor, diabetes": ("MLPRegressor", {"max_iter": 100, "learning_rate_init": 0.01}),
     "MLPRegressor, digits as numbers": ("MLPRegressor", {"max_iter": 50}),
 }
@@ -192,58 +138,6 @@ for (_name, (_kind, _options)), _rows in itertools.product(ESTIMATORS.items(), (
         if not rows:
             return {who: partial(one.fit, X, y) for who, one in both.items()}
         return {who: Timed(partial(one.predict, X[:rows]), times=20) for who, one in both.items()}
-
-
-# --- what "auto" makes of many short trainings --------------------------------------------------------
-
-FITS = """
-import collections, json, sys, time
-import numpy as np
-import fastmlp
-
-backend, count = sys.argv[1], int(sys.argv[2])
-rng = np.random.default_rng(0)
-X, y = rng.standard_normal((256, 4)), rng.standard_normal((256, 3))
-network = fastmlp.Network([4, 20, 14, 3], "tanh", l2=1e-4)
-
-def fit(seed, epochs=1500):
-    return fastmlp.fit(
-        network, X, y, epochs=epochs, batch_size=32, seed=seed, threads=1, progress=False, backend=backend
-    ).backend
-
-fit(0, 1)
-began, taken = time.perf_counter(), collections.Counter()
-for seed in range(count):
-    taken[fit(seed)] += 1
-print(json.dumps([time.perf_counter() - began, taken]))
-"""
-
-
-@row("repeated", "400 fits of 4-20-14-3 in a new process", rounds=0)
-def repeated(options, count=400):
-    """Return fits by "fused" and by "auto", which compiles once they have lost as long as that takes.
-
-    All begin with the same cache, which has all but that program; "auto" runs a second time with its cache.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="fastmlp-repeated-"))
-
-    def run(backend, count, cache, said=None):
-        environment = {**os.environ, "FASTMLP_CACHE_DIR": str(folder / cache)}
-        command = [sys.executable, "-c", FITS, backend, str(count)]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        seconds, backends = json.loads(done.stdout)
-        if said is not None:
-            said.append(str(backends))
-        return Seconds(seconds)
-
-    run("fused", 0, "warm")
-    shutil.copytree(folder / "warm", folder / "auto")
-    cells = {"fused": ("fused", "warm"), "auto": ("auto", "auto"), "auto, a later process": ("auto", "auto")}
-    made = {}
-    for name, (backend, cache) in cells.items():
-        said = []
-        made[name] = Timed(partial(run, backend, count, cache, said), said=said.__str__)
-    return made
 
 
 # --- a busy machine -----------------------------------------------------------------------------------
@@ -340,46 +234,15 @@ for _sizes, _rows, _optimizer in (
     )  # fmt: skip
     def mixed(options, sizes, rows, optimizer):
         """Return steps in float32, and in bfloat16 by each instruction that the processor has."""
-        names = ["fused", *(name for name, why_not in WHY_NOT.items() if why_not() is None)]
-        return {name: steps_of(registry.get(name), sizes, rows, optimizer) for name in names}
+        rng, network = np.random.default_rng(0), fastmlp.Network(sizes, "relu", "softmax", "cross_entropy")
+        X, y = rng.random((4 * rows, sizes[0]), np.float32), rng.integers(0, sizes[-1], 4 * rows)
+        epochs = max(1, int(1e8 / rows / parameter_count(network)))
+        given = {"optimizer": optimizer, "epochs": epochs, "batch_size": rows, "seed": 0, **ONE}
 
+        def steps(backend, dtype):
+            timer = StepsTimer(CLOCKS["cpu"])
+            fastmlp.fit(network, X, y, backend=backend, dtype=dtype, callbacks=[timer], **given)
+            return Seconds(timer.seconds / epochs / 4)
 
-def steps_of(backend, sizes, rows, optimizer):
-    """Return what takes steps for about 10 ms, and gives seconds of a step; the rates are 0."""
-    rng, network = np.random.default_rng(0), fastmlp.Network(sizes, "relu", "softmax", "cross_entropy")
-    count = 2 * rows
-    labels = np.eye(sizes[-1], dtype=np.float32)[rng.integers(0, sizes[-1], count)]
-    data = Data(rng.random((count, sizes[0]), np.float32), labels, np.ones(count, np.float32))
-    state = initial_state(0.05 * rng.standard_normal(parameter_count(fastmlp.Network(sizes)), np.float32))
-    order = rng.permutation(count)
-
-    def take(steps):
-        starts = np.arange(steps) % 2 * rows
-        totals, rates = np.full(steps, float(rows)), np.zeros((steps, 2))
-        chunk = Chunk(order, starts, starts + rows, totals, rates, rows)
-        began = time.thread_time()
-        backend.train_chunk(network, optimizer, state, data, chunk, 0, 1, np.empty(steps))
-        return Seconds((time.thread_time() - began) / steps)
-
-    take(1)
-    return partial(take, max(1, round(0.01 / take(2))))
-
-
-for _dtype in ("float32", "bfloat16"):
-
-    @row("bfloat16", f"digits, 64-128-64-10, {_dtype}, 5 seeds", _dtype, rounds=0)
-    def accuracy(options, dtype):
-        """Return trainings, which say what share of held-out digits a network classifies rightly."""
-        digits = load_digits()
-        X, y = (digits.data / 16).astype(np.float32), digits.target
-        network = fastmlp.Network([64, 128, 64, 10], output="softmax", loss="cross_entropy")
-        scores = collections.deque(maxlen=5)
-
-        def trained():
-            for seed in range(5):
-                order = np.random.default_rng(seed).permutation(len(X))
-                train, test = order[:1200], order[1200:]
-                model = fastmlp.fit(network, X[train], y[train], epochs=30, seed=seed, dtype=dtype, **ONE)
-                scores.append((model.predict(X[test]).argmax(axis=1) == y[test]).mean())
-
-        return {"fit": Timed(trained, said=lambda: f"{np.mean(scores):.2%} of held-out rows")}
+        names = {name: "bfloat16" for name, why_not in WHY_NOT.items() if why_not() is None}
+        return {name: partial(steps, name, dtype) for name, dtype in ({"fused": "float32"} | names).items()}

@@ -1,6 +1,5 @@
 """Rows that are mostly zeros, rows in files, and the ladder from naive loops to the machine's limit."""
 
-import re
 import tempfile
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +20,7 @@ from fastmlp.lab import peak
 from fastmlp.lab.timing import CLOCKS, once
 from fastmlp.training import prepared
 
-from .calls import CALLS, Seconds, Timed, row
+from .calls import Seconds, Timed, row
 from .worker import repeats_for
 
 # --- sparse -------------------------------------------------------------------------------------------
@@ -145,34 +144,12 @@ for _name, _table in SPARSE.items():
 # --- rows in files ------------------------------------------------------------------------------------
 
 
-class _OwnMemory(fastmlp.Callback):
-    """most : of the process's own memory, in bytes, at the ends of chunks; mapped pages are not among it"""
-
-    def __init__(self):
-        self.most = 0.0
-
-    def on_chunk_end(self, run):
-        self.most = max(self.most, _own_bytes())
-
-
-def _own_bytes():
-    """Return the process's own memory in bytes, as Linux tells it (RssAnon); NaN elsewhere."""
-    try:
-        found = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
-    except OSError:
-        return float("nan")
-    return int(found[1]) << 10
-
-
-def _epochs(sizes, X, y, scale, said, epochs=6, batch=128, **more):
-    """Train; add to `said` the process's own memory, and its growth, in MiB."""
+def _epochs(sizes, X, y, scale, batch, epochs=6):
     network = fastmlp.Network(sizes, "relu", "softmax", "cross_entropy", input_scale=scale)
-    watch, before = _OwnMemory(), _own_bytes()
-    given = {"epochs": epochs, "batch_size": batch, "seed": 0, "dtype": "float32", "threads": 1, **more}
-    fastmlp.fit(network, X, y, callbacks=[watch], progress=False, **given)
-    said.append(
-        f"{watch.most / 2**20:.0f} MiB own memory, {(watch.most - before) / 2**20:.0f} by the training"
-    )
+    fastmlp.fit(
+        network, X, y, optimizer=fastmlp.SGD(0.01), epochs=epochs, batch_size=batch, seed=0, dtype="float32",
+        threads=1, progress=False,
+    )  # fmt: skip
 
 
 def _blocks(X, y):
@@ -186,7 +163,7 @@ for _sizes, _batch in (((784, 128, 10), 128), ((784, 256, 256, 10), 256)):
     @row("blocks", f"{'-'.join(map(str, _sizes))} batch {_batch}, a row of 60 000", _sizes, _batch)
     def mapped(options, sizes, batch, rows=60_000):
         """Return trainings on rows in memory, in maps and in blocks, whose files are in the page cache."""
-        rng, folder = np.random.default_rng(0), tempfile.TemporaryDirectory(dir=options.directory)
+        rng, folder = np.random.default_rng(0), tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         labels, pixels = rng.integers(0, 10, rows), rng.integers(0, 256, (rows, 784), np.uint8)
         array, maps = pixels.astype(np.float32) / np.float32(255), {}
         for name, one in (("uint8", pixels), ("float32", array)):
@@ -199,35 +176,11 @@ for _sizes, _batch in (((784, 128, 10), 128), ((784, 256, 256, 10), 256)):
             "float32 map": (maps["float32"], labels, 1.0),
             "float32 blocks": (lambda: _blocks(maps["float32"], labels), None, 1.0),
         }
-        made, optimizer = {}, fastmlp.SGD(0.01)
-        for name, one in given.items():
-            said = []
-            call = partial(_epochs, sizes, *one, said, batch=batch, optimizer=optimizer)
-            # The folder of the files lasts as long as the calls.
-            made[name] = Timed(call, per=6 * rows, said=lambda said=said, folder=folder: said[-1])
-        return made
 
+        def train(name, folder=folder):  # whose files last as long as the calls
+            _epochs(sizes, *given[name], batch)
 
-for _dtype in ("uint8", "float32"):
-
-    @row("large", f"a file of --gigabytes of {_dtype}, 784-128-10 with Adam, a row", _dtype, rounds=0)
-    def large(options, dtype):
-        """Return an epoch over a file of so many gigabytes."""
-        rng, folder = np.random.default_rng(0), tempfile.TemporaryDirectory(dir=options.directory)
-        piece = rng.integers(0, 256, (1 << 15, 784)).astype(dtype)
-        pieces, path = round(options.gigabytes * 1e9 / piece.nbytes), Path(folder.name, "rows")
-        with path.open("wb") as file:
-            for _ in range(pieces):
-                piece.tofile(file)
-        rows, said = pieces * len(piece), []
-        X = np.memmap(path, dtype, "r", shape=(rows, 784))
-        y = rng.integers(0, 10, rows, np.int8)
-
-        def call():
-            _epochs((784, 128, 10), X, y, 1 / 255, said, epochs=1, window=10_000)
-            folder.cleanup()
-
-        return {f"{rows / 1e6:.1f} million rows": Timed(call, per=rows, said=lambda: said[-1])}
+        return {name: Timed(partial(train, name), per=6 * rows) for name in given}
 
 
 # --- from naive loops to the limit --------------------------------------------------------------------
@@ -260,9 +213,6 @@ for _climb in (
                 calls[name] = Timed(partial(fit, epochs=epochs), per=epochs * steps)
         limit = Work(sizes, batch, 4, 1).flops / (peak.prepare("float32", 1)(0.5)[1] * 1e9)
         return calls | {"the limit": lambda: Seconds(limit)}
-
-
-LADDER = [one for one in CALLS if one.group == "ladder"]
 
 
 def interpreted(sizes, batch):

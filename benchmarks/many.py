@@ -95,24 +95,6 @@ def own_rows(options, few=20):
     }
 
 
-@row("many", "500 of 5-16-1, 200 rows, 1000 epochs, one thread")
-def diverging(options, epochs=1000):
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((200, 5), np.float32)
-    y, steady = np.sin(X.sum(axis=1)), fastmlp.SGD(0.01)
-    halves = [steady, fastmlp.SGD(lambda epoch: 0.01 if epoch < epochs // 10 else 1e38)] * 250
-    given = {"epochs": epochs, "batch_size": 200, "seed": 0, "threads": 1}
-    compiled(REGRESSOR, steady, X, y, 200)
-
-    def train(count, optimizer):
-        return lambda: fastmlp.fit_many(REGRESSOR, X, y, n_models=count, optimizer=optimizer, **given)
-
-    return {
-        "fit_many": train(500, steady), "250 of them diverge at a tenth": train(500, halves),
-        "250 alone": train(250, steady),
-    }  # fmt: skip
-
-
 @row("many", "100 of 64-50-10, digits, 10 epochs; us a step of a model", 100)
 @row("many", "1 of 64-50-10, digits, 10 epochs", 1)
 def digits(options, count):
@@ -141,6 +123,7 @@ def curve(options):
 
 # --- searches -----------------------------------------------------------------------------------------
 
+DECAYS = [*np.geomspace(1e-5, 1, 8)]
 RATES = [*np.geomspace(1e-4, 1e-2, 8)]
 SIZES = [(8,), (12,), (16,), (24,), (32,)]
 
@@ -151,14 +134,7 @@ def compile_for(sizes, X, y):
         fastmlp.MLPClassifier(size, backend="specialized", max_iter=1).fit(X, y)
 
 
-@row(
-    "searches",
-    "64 x 5 of (100,), breast_cancer, 100 epochs",
-    [(100,)],
-    RATES,
-    [*np.geomspace(1e-5, 1, 8)],
-    rounds=2,
-)
+@row("searches", "64 x 5 of (100,), breast_cancer, 100 epochs", [(100,)], RATES, DECAYS, rounds=2)
 @row(
     "searches",
     "60 x 5 of (8,) to (32,), breast_cancer, 100 epochs",

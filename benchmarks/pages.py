@@ -1,20 +1,17 @@
 """Writes the tables of speed in docs/ and README.md: python -m benchmarks.pages FILE ..
 
-python -m benchmarks chains layers --json peers.json            docs/speed.md, README.md and its picture
-pytest --benchmark-only benchmarks/test_epoch_speed.py --benchmark-json=speed.json       docs/backends.md
-
-Of several files of peers the later ones' works replace the earlier ones'. The word `ladder` in place of a
-file measures docs/how-it-is-fast.md's table.
+python -m benchmarks chains layers --json peers.json writes a file for docs/speed.md, README.md and its
+picture. Of several files the later ones' works replace the earlier ones'.
 """
 
 import argparse
-import json
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 from fastmlp.lab.measurements import read
+
+from .calls import number
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -60,11 +57,6 @@ def markdown(heading, rows):
     """Return a table."""
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def number(value):
-    """Three digits, without an exponent."""
-    return f"{value:.3g}" if value < 1000 else f"{float(f'{value:.3g}'):.0f}"
 
 
 # --- fastmlp and its peers ----------------------------------------------------------------------------
@@ -123,85 +115,13 @@ def write_peers(files):
     subprocess.run([sys.executable, DOCS / "chart.py"], check=True)
 
 
-# --- backends -----------------------------------------------------------------------------------------
-
-
-def table_of_backends(run):
-    """A run of pytest-benchmark as a table of milliseconds, a row a work and a column a backend.
-
-    Works of one thread: of two there are rows for some backends only.
-    """
-    works = {}
-    for row in run["benchmarks"]:
-        work, _, threads = row["group"].partition(", ")
-        if threads == "1 thread":
-            works.setdefault(work, {})[row["params"]["backend"]] = row["stats"]["min"]
-    backends = list(dict.fromkeys(name for times in works.values() for name in times))
-    rows = []
-    for work, times in works.items():
-        best, cells = min(times.values()), {name: f"{1e3 * times[name]:.3g}" for name in times}
-        cells |= {name: f"**{cells[name]}**" for name in times if times[name] == best}
-        rows.append([work, *(cells.get(name, "") for name in backends)])
-    return markdown(["milliseconds", *backends], rows)
-
-
-def write_backends(run):
-    """Write the table of backends."""
-    info = run["machine_info"]
-    versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "scipy"))
-    cpu = info["cpu"].get("brand_raw", info["machine"])
-    machine = f"{cpu}, Python {info['python_version']}, {versions}"
-    text = (
-        f"Least time of a whole `fit` or `predict` on one thread in milliseconds, on {machine}.\n\n"
-        f"{table_of_backends(run)}\n\n"
-        "`x5` is five epochs, `b32` batches of 32 rows. Reproduce it with\n\n"
-        "```sh\n"
-        "pytest --benchmark-only benchmarks/test_epoch_speed.py --benchmark-json=speed.json\n"
-        "python -m benchmarks.pages speed.json\n"
-        "```\n\n"
-    )
-    write_table(DOCS / "backends.md", "speed", text)
-
-
-def write_ladder(rounds=5):
-    """Measure the ladder from Python's loops to the machine's limit, and write its table."""
-    from fastmlp.lab.machine import cpu
-
-    from .calls import Timed, least_seconds
-    from .inputs import LADDER
-
-    columns = {}
-    for one in LADDER:
-        calls = {
-            name: call if isinstance(call, Timed) else Timed(call) for name, call in one.make(None).items()
-        }
-        columns[one.name] = least_seconds(calls, rounds, one.clock)
-    rungs = [*next(iter(columns.values()))]
-    rows = [[rung, *(number(1e6 * times[rung]) for times in columns.values())] for rung in rungs]
-    text = (
-        f"Microseconds a step, least of {rounds} turns, on {cpu()}.\n\n{markdown(['', *columns], rows)}\n\n"
-    )
-    write_table(DOCS / "how-it-is-fast.md", "ladder", text)
-
-
 def main():
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.pages", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("files", nargs="+", help="what a benchmark wrote; or ladder")
-    peers = []
-    for name in parser.parse_args().files:
-        if name == "ladder":
-            write_ladder()
-        elif name == "picture":
-            subprocess.run([sys.executable, DOCS / "chart.py"], check=True)
-        elif "benchmarks" in (run := json.loads(Path(name).read_text())):
-            write_backends(run)
-        else:
-            peers.append(read(Path(name)))
-    if peers:
-        write_peers(peers)
+    parser.add_argument("files", nargs="+", type=Path, help="what `python -m benchmarks --json` wrote")
+    write_peers([read(path) for path in parser.parse_args().files])
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Processes of benchmarks: their cores, their threads, their limits, and the heading of a table."""
 
-import importlib.util
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -117,8 +117,8 @@ def print_heading(command):
 
 def versions():
     """Return the installed versions, in words."""
-    names = {name: name for name in ("numpy", "numba", "llvmlite", "torch", "jax")} | {
-        "scikit-learn": "sklearn"
-    }
-    found = [f"{name} {version(name)}" for name, module in names.items() if importlib.util.find_spec(module)]
-    return ", ".join([f"Python {platform.python_version()}", *found])
+    found = [f"Python {platform.python_version()}"]
+    for package in ("numpy", "numba", "llvmlite", "torch", "jax", "scikit-learn"):
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    return ", ".join(found)

@@ -3,77 +3,99 @@
 python -m benchmarks.second_order prints two tables: the loss that each peer comes to in the processor time
 that our Levenberg-Marquardt takes for --iterations, and the time of an iteration. Every figure is a median
 over --restarts starts, which all peers share; peers and starts take turns, in one process on one core. A peer
-that is not installed is named and left out. A loss is the mean of squares over all outputs of scaled targets,
-in float64, and is taken from the weights by one function for all. A peer's iterations are fitted to the time
-in trials, and the tables say where a peer that was not at its end had another time.
-
---json FILE keeps all figures; --page writes the tables of docs/second-order.md from such a file.
+that is not installed is left out. A loss is the mean of squares over all outputs of scaled targets, in
+float64, and is taken from the weights by one function for all. A peer's iterations are fitted to the time in
+trials, and the tables say where a peer that was not at its end had another time. --page writes the tables
+into docs/second-order.md.
 """
 
-from __future__ import annotations
-
 import argparse
-import functools
-import gc
 import importlib.util
 import itertools
-import json
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
+from sklearn.datasets import load_breast_cancer, load_diabetes
 
 import fastmlp
-from benchmarks.pages import write_between
-from benchmarks.processes import allowed, pin, print_heading
 from fastmlp.backend import registry
 from fastmlp.lab.machine import cpu
-from fastmlp.lab.timing import CLOCKS, once
+from fastmlp.lab.timing import CLOCKS
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.system.budget import blas_threads
 
-PAGE = Path(__file__).parent.parent / "docs" / "second-order.md"
+from .calls import seconds_of
+from .pages import DOCS, markdown, number, write_between
+from .processes import allowed, pin, print_heading
+
 BEGIN, END = "<!-- second order: python -m benchmarks.second_order -->\n", "<!-- end of second order -->"
 
 # --- works ----------------------------------------------------------------------------------------------
 
-Rows = tuple[np.ndarray, np.ndarray]
-
 
 class Work(NamedTuple):
-    """Rows to fit, and the units of the hidden layers, of tanh.
-
-    kind : "function" or "classes"; classes have targets 0 and 1, and squared errors as in MATLAB's benchmark
-    make : draws the rows
-    """
+    """Rows to fit, scaled: inputs to -1 .. 1, and targets of functions to mean 0 and deviation 1."""
 
     name: str
-    kind: str
-    hidden: tuple[int, ...]
-    make: Callable[[np.random.Generator], Rows]
+    X: np.ndarray
+    y: np.ndarray
+    network: fastmlp.Network
+
+    @property
+    def cells(self):
+        sizes = "-".join(map(str, self.network.sizes))
+        return f"{self.name}, {sizes}", f"{len(self.X)}, {parameter_count(self.network)}"
 
 
-def line(low: float, high: float, rows: int) -> np.ndarray:
+WORKS = {}
+"""Makers of `Work`, by name."""
+
+
+def work(name, *hidden, given=(), classes=False):
+    """Register a function that draws rows, for a network with hidden layers of tanh.
+
+    classes : whether the targets are 0 and 1, with squared errors as in MATLAB's benchmark
+    """
+
+    def register(draw):
+        def make():
+            X, y = draw(np.random.default_rng(0), *given)
+            X, y = np.asarray(X, float), np.asarray(y, float).reshape(len(X), -1)
+            X = 2 * (X - X.min(axis=0)) / np.ptp(X, axis=0) - 1
+            y = y if classes else (y - y.mean(axis=0)) / y.std(axis=0)
+            sizes = [X.shape[1], *hidden, y.shape[1]]
+            return Work(name, X, y, fastmlp.Network(sizes, "tanh", weight_init="nguyen_widrow"))
+
+        WORKS[name] = make
+        return draw
+
+    return register
+
+
+def line(low, high, rows):
     return np.linspace(low, high, rows)[:, None]
 
 
-def sine(rng: np.random.Generator) -> Rows:
+@work("SIN", 5)
+def sine(rng):
     """One period of a sine."""
     X = line(-1, 1, 41)
     return X, np.sin(np.pi * X)
 
 
-def parity(rng: np.random.Generator) -> Rows:
+@work("PARITY", 10, 10, classes=True)
+def parity(rng):
     X = np.array([[int(digit) for digit in f"{number:03b}"] for number in range(8)], float)
     return X, X.sum(axis=1, keepdims=True) % 2
 
 
-def engine(rng: np.random.Generator) -> Rows:
+@work("ENGINE (generated)", 30)
+def engine(rng):
     """Torque and emissions by fuel rate and speed: generated, of the kind of MATLAB's engine_dataset."""
     fuel, speed = rng.uniform(size=(2, 1199))
     torque = fuel / (0.2 + speed) * np.exp(-(((speed - 0.4) / 0.5) ** 2)) - 0.3 * speed**2
@@ -82,7 +104,14 @@ def engine(rng: np.random.Generator) -> Rows:
     return np.stack([fuel, speed], axis=1), y + 0.02 * y.std(axis=0) * rng.standard_normal(y.shape)
 
 
-def cholesterol(rng: np.random.Generator) -> Rows:
+@work("CANCER (breast_cancer)", 5, 5, classes=True)
+def cancer(rng):
+    X, y = load_breast_cancer(return_X_y=True)
+    return X, np.eye(2)[y]
+
+
+@work("CHOLESTEROL (generated)", 15)
+def cholesterol(rng):
     """Three levels by 21 wavelengths: generated, of the kind of MATLAB's cho_dataset."""
     factors = rng.standard_normal((264, 4))
     X = factors @ rng.standard_normal((4, 21)) + 0.1 * rng.standard_normal((264, 21))
@@ -90,131 +119,80 @@ def cholesterol(rng: np.random.Generator) -> Rows:
     return X, y + 0.3 * y.std(axis=0) * rng.standard_normal(y.shape)
 
 
-def cancer(rng: np.random.Generator) -> Rows:
-    from sklearn.datasets import load_breast_cancer
-
-    X, y = load_breast_cancer(return_X_y=True)
-    return X, np.eye(2)[y]
-
-
-def diabetes(rng: np.random.Generator) -> Rows:
-    from sklearn.datasets import load_diabetes
-
+@work("DIABETES (scikit-learn's)", 15, 15, classes=True)
+def diabetes(rng):
     X, y = load_diabetes(return_X_y=True)
     return X, np.eye(2)[(y > np.median(y)).astype(int)]
 
 
-def dette(rng: np.random.Generator) -> Rows:
+@work("mDette", 5)
+def dette(rng):
     """Dette and Pepelyshev (2010), their curved function: sfu.ca/~ssurjano/detpep10curv.html."""
     X = rng.uniform(size=(500, 3))
     a, b, c = X.T
     return X, 4 * (a - 2 + 8 * b - 8 * b**2) ** 2 + (3 - 4 * b) ** 2 + 16 * np.sqrt(c + 1) * (2 * c - 1) ** 2
 
 
-def friedman(rng: np.random.Generator) -> Rows:
+@work("mFriedman", 5)
+def friedman(rng):
     """Friedman, Grosse and Stuetzle (1983): sfu.ca/~ssurjano/fried.html."""
     X = rng.uniform(size=(500, 5))
     a, b, c, d, e = X.T
     return X, 10 * np.sin(np.pi * a * b) + 20 * (c - 0.5) ** 2 + 10 * d + 5 * e
 
 
-def ishigami(rng: np.random.Generator) -> Rows:
+@work("mIshigami", 10)
+def ishigami(rng):
     """Ishigami and Homma (1990): sfu.ca/~ssurjano/ishigami.html."""
     X = rng.uniform(-np.pi, np.pi, size=(500, 3))
     a, b, c = X.T
     return X, np.sin(a) + 7 * np.sin(b) ** 2 + 0.1 * c**4 * np.sin(a)
 
 
-def sum_of_tanh(x: np.ndarray, *units: tuple[float, float, float]) -> np.ndarray:
-    """The sum of s tanh(w x + b) of units (s, w, b)."""
-    return sum(s * np.tanh(w * x + b) for s, w, b in units)
-
-
-def ref153(rng: np.random.Generator) -> Rows:
+@work("mRef153 (generated)", 3)
+def ref153(rng):
     """Generated, of the kind of mRef153: three units of tanh of 5 inputs, and noise."""
     X = rng.uniform(-1, 1, size=(153, 5))
     y = np.tanh(2 * X @ rng.standard_normal((5, 3)) + rng.uniform(-1, 1, 3)) @ [1.0, -1.5, 2.0]
     return X, y + 0.1 * rng.standard_normal(153)
 
 
-def dmod(slopes: tuple[float, ...], rng: np.random.Generator) -> Rows:
-    """Generated, of the kind of uDmod1 and uDmod2: units nearly alike, so that J'J is nearly singular."""
+ALIKE = [((-1) ** i * 2.0, w, 0.4 * i - 0.8) for i, w in enumerate((3.0, 3.3, 3.6, 3.9, 4.2, 4.5))]
+STEEPER = [((-1) ** i * 2.0, w, 0.4 * i - 0.8) for i, w in enumerate((3.0, 5.0, 4.0, 6.0, 8.0))]
+THREE, TWO = [(1.0, 6.0, 3.0), (-1.5, 4.0, 0.0), (1.0, 8.0, -5.0)], [(1.0, 5.0, 2.0), (0.7, -7.0, 3.0)]
+
+
+def sum_of_tanh(rng, units, noise):
+    """Generated, of the kind of NNbenchmark's: s tanh(w x + b) of units (s, w, b), and noise."""
     x = line(-1, 1, 51)
-    units = [((-1) ** i * 2.0, w, 0.4 * i - 0.8) for i, w in enumerate(slopes)]
-    return x, sum_of_tanh(x, *units)
+    return x, sum(s * np.tanh(w * x + b) for s, w, b in units) + noise * rng.standard_normal(x.shape)
 
 
-def dreyfus(noise: float, rng: np.random.Generator) -> Rows:
-    """Generated, of the kind of uDreyfus1 and uDreyfus2: three units of tanh, without noise and with."""
-    x = line(-1, 1, 51)
-    y = sum_of_tanh(x, (1.0, 6.0, 3.0), (-1.5, 4.0, 0.0), (1.0, 8.0, -5.0))
-    return x, y + noise * rng.standard_normal(x.shape)
+work("uDmod1 (generated)", 6, given=(ALIKE, 0.0))(sum_of_tanh)  # J'J is nearly singular
+work("uDmod2 (generated)", 5, given=(STEEPER, 0.0))(sum_of_tanh)
+work("uDreyfus1 (generated)", 3, given=(THREE, 0.0))(sum_of_tanh)
+work("uDreyfus2 (generated)", 3, given=(THREE, 0.02))(sum_of_tanh)
 
 
-def neuro_one(rng: np.random.Generator) -> Rows:
-    """Generated, of the kind of uNeuroOne."""
-    x = line(-1, 1, 51)
-    return x, sum_of_tanh(x, (1.0, 5.0, 2.0), (0.7, -7.0, 3.0)) + 0.05 * rng.standard_normal(x.shape)
-
-
-def gauss(b: tuple[float, ...], rng: np.random.Generator) -> Rows:
+def gauss(rng, *b):
     """Two normals on an exponential, noise of variance 6.25: NIST StRD Gauss1 to Gauss3, certified values."""
     x = line(1, 250, 250)
     y = b[0] * np.exp(-b[1] * x) + b[2] * np.exp(-(((x - b[3]) / b[4]) ** 2))
     return x, y + b[5] * np.exp(-(((x - b[6]) / b[7]) ** 2)) + 2.5 * rng.standard_normal(x.shape)
 
 
-GAUSS = (
-    (98.778211, 0.010497277, 100.48991, 67.481112, 23.129773, 71.994503, 178.99805, 18.389389),
-    (99.018328, 0.010994945, 101.88023, 107.03096, 23.578584, 72.04559, 153.2701, 19.525973),
-    (98.940369, 0.010945879, 100.69553, 111.63619, 23.3005, 73.705031, 147.76164, 19.668221),
-)
-
-WORKS = (
-    Work("SIN", "function", (5,), sine),
-    Work("PARITY", "classes", (10, 10), parity),
-    Work("ENGINE (generated)", "function", (30,), engine),
-    Work("CANCER (breast_cancer)", "classes", (5, 5), cancer),
-    Work("CHOLESTEROL (generated)", "function", (15,), cholesterol),
-    Work("DIABETES (scikit-learn's)", "classes", (15, 15), diabetes),
-    Work("mDette", "function", (5,), dette),
-    Work("mFriedman", "function", (5,), friedman),
-    Work("mIshigami", "function", (10,), ishigami),
-    Work("mRef153 (generated)", "function", (3,), ref153),
-    Work("uDmod1 (generated)", "function", (6,), functools.partial(dmod, (3.0, 3.3, 3.6, 3.9, 4.2, 4.5))),
-    Work("uDmod2 (generated)", "function", (5,), functools.partial(dmod, (3.0, 5.0, 4.0, 6.0, 8.0))),
-    Work("uDreyfus1 (generated)", "function", (3,), functools.partial(dreyfus, 0.0)),
-    Work("uDreyfus2 (generated)", "function", (3,), functools.partial(dreyfus, 0.02)),
-    *(
-        Work(f"uGauss{number}", "function", (units,), functools.partial(gauss, GAUSS[number - 1]))
-        for number, units in ((1, 5), (2, 4), (3, 4))
-    ),
-    Work("uNeuroOne (generated)", "function", (2,), neuro_one),
-)
-
-
-class Task(NamedTuple):
-    """A work with its rows, scaled: inputs to -1 .. 1, and targets of functions to mean 0 and deviation 1."""
-
-    X: np.ndarray
-    y: np.ndarray
-    network: fastmlp.Network
-
-
-def task_of(work: Work) -> Task:
-    X, y = work.make(np.random.default_rng(0))
-    X, y = np.asarray(X, float), np.asarray(y, float).reshape(len(X), -1)
-    X = 2 * (X - X.min(axis=0)) / np.ptp(X, axis=0) - 1
-    if work.kind == "function":
-        y = (y - y.mean(axis=0)) / y.std(axis=0)
-    sizes = [X.shape[1], *work.hidden, y.shape[1]]
-    return Task(X, y, fastmlp.Network(sizes, "tanh", weight_init="nguyen_widrow"))
-
+for _number, _units, *_values in (
+    (1, 5, 98.778211, 0.010497277, 100.48991, 67.481112, 23.129773, 71.994503, 178.99805, 18.389389),
+    (2, 4, 99.018328, 0.010994945, 101.88023, 107.03096, 23.578584, 72.04559, 153.2701, 19.525973),
+    (3, 4, 98.940369, 0.010945879, 100.69553, 111.63619, 23.3005, 73.705031, 147.76164, 19.668221),
+):
+    work(f"uGauss{_number}", _units, given=_values)(gauss)
+work("uNeuroOne (generated)", 2, given=(TWO, 0.05))(sum_of_tanh)
 
 # --- networks in NumPy: a flat vector has weights (n_in, n_out) and biases of one layer after another ---
 
 
-def layers_of(sizes: tuple[int, ...], flat: Any) -> list[tuple[Any, Any]]:
+def layers_of(sizes, flat):
     """Return (weights, biases) of every layer, views of a flat vector of any library's."""
     found, at = [], 0
     for n_in, n_out in itertools.pairwise(sizes):
@@ -225,7 +203,7 @@ def layers_of(sizes: tuple[int, ...], flat: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-def residuals(task: Task, flat: np.ndarray) -> np.ndarray:
+def residuals(task, flat):
     """Return predictions less targets (rows, outputs)."""
     a, (*hidden, last) = task.X, layers_of(task.network.sizes, flat)
     for weights, biases in hidden:
@@ -233,7 +211,7 @@ def residuals(task: Task, flat: np.ndarray) -> np.ndarray:
     return a @ last[0] + last[1] - task.y
 
 
-def jacobian(task: Task, flat: np.ndarray) -> np.ndarray:
+def jacobian(task, flat):
     """Return the derivatives of the residuals (rows * outputs, P), by one backward pass for each output."""
     layers, activations = layers_of(task.network.sizes, flat), [task.X]
     for weights, biases in layers[:-1]:
@@ -255,23 +233,19 @@ def jacobian(task: Task, flat: np.ndarray) -> np.ndarray:
 
 # --- peers: prepare(task) returns train(start, most), which returns the flat vector and the iterations ---
 
-Fitted = tuple[np.ndarray, int]
-Train = Callable[[np.ndarray, int], Fitted]
-
-
 LM, LBFGS = fastmlp.LevenbergMarquardt(min_gradient=0.0), fastmlp.LBFGS(min_gradient=0.0)
 
 
-def adam(epochs: int) -> tuple[fastmlp.Adam, int]:
+def adam(epochs):
     """Return Adam for so many epochs, whose rate falls by a cosine, and its batches."""
     return fastmlp.Adam(fastmlp.Cosine(0.01, epochs)), 32
 
 
-def ours(make: Callable[[int], tuple[Any, int | None]], task: Task) -> Train:
+def ours(make, task):
     """Train as a user does. make : returns the optimiser of so many epochs, and rows of a batch"""
     network = task.network
 
-    def train(start: np.ndarray, iterations: int) -> Fitted:
+    def train(start, iterations):
         optimizer, batch_size = make(iterations)
         initial = tuple(zip(*layers_of(network.sizes, start), strict=True))
         model = fastmlp.fit(
@@ -283,12 +257,12 @@ def ours(make: Callable[[int], tuple[Any, int | None]], task: Task) -> Train:
     return train
 
 
-def scikit_learn(task: Task) -> Train:
+def scikit_learn(task):
     from sklearn.neural_network import MLPRegressor
 
     sizes = task.network.sizes
 
-    def train(start: np.ndarray, iterations: int) -> Fitted:
+    def train(start, iterations):
         y = task.y if task.y.shape[1] > 1 else task.y[:, 0]
         options = {"activation": "tanh", "solver": "lbfgs", "alpha": 0.0, "tol": 1e-12}
         net = MLPRegressor(
@@ -306,12 +280,12 @@ def scikit_learn(task: Task) -> Train:
     return train
 
 
-def scipy_least_squares(task: Task) -> Train:
+def scipy_least_squares(task):
     method = "lm" if task.y.size >= parameter_count(task.network) else "trf"
 
-    def train(start: np.ndarray, iterations: int) -> Fitted:
+    def train(start, iterations):
         found = scipy.optimize.least_squares(
-            lambda flat: residuals(task, flat).ravel(), start, functools.partial(jacobian, task),
+            lambda flat: residuals(task, flat).ravel(), start, partial(jacobian, task),
             method=method, ftol=1e-15, xtol=1e-15, gtol=1e-15, max_nfev=iterations,
         )  # fmt: skip
         return found.x, found.nfev
@@ -319,17 +293,17 @@ def scipy_least_squares(task: Task) -> Train:
     return train
 
 
-def scipy_lbfgs(task: Task) -> Train:
+def scipy_lbfgs(task):
     """SciPy around our compiled gradient, whose call is prepared once."""
     data, size = Data(task.X, task.y, np.ones(len(task.X))), parameter_count(task.network)
     at, out = np.empty(size), np.empty(size)
     taken = registry.get("fused").bound(task.network, at, data, out)
 
-    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+    def objective(flat):
         at[:] = flat
         return taken(), out
 
-    def train(start: np.ndarray, iterations: int) -> Fitted:
+    def train(start, iterations):
         options = {"maxiter": iterations, "maxfun": 10**9, "ftol": 0.0, "gtol": 1e-12}
         found = scipy.optimize.minimize(objective, start, method="L-BFGS-B", jac=True, options=options)
         return found.x, found.nit
@@ -341,14 +315,14 @@ DAMPING, SHRINK, GROW, MOST_DAMPING = 1e-3, 0.1, 10.0, 1e10
 """MATLAB's rule: mu, mu_dec, mu_inc, mu_max."""
 
 
-def torch_lm(task: Task) -> Train:
+def torch_lm(task):
     """Levenberg-Marquardt as an expert writes it in PyTorch: vmap of jacrev, and Cholesky's factors."""
     import torch
     from torch.func import functional_call, jacrev, vmap
 
     torch.set_num_threads(1)
     sizes = task.network.sizes
-    parts: list[torch.nn.Module] = []
+    parts = []
     for n_in, n_out in itertools.pairwise(sizes):
         parts += [torch.nn.Linear(n_in, n_out), torch.nn.Tanh()]
     net = torch.nn.Sequential(*parts[:-1]).double().requires_grad_(False)
@@ -358,11 +332,11 @@ def torch_lm(task: Task) -> Train:
     lengths = [one.numel() for one in given.values()]
     eye = torch.eye(sum(lengths), dtype=torch.float64)
 
-    def unflat(flat: torch.Tensor) -> dict[str, torch.Tensor]:
+    def unflat(flat):
         pieces = zip(given.items(), flat.split(lengths), strict=True)
         return {name: piece.view(one.shape) for (name, one), piece in pieces}
 
-    def train(start: np.ndarray, iterations: int) -> Fitted:
+    def train(start, iterations):
         pieces = [part for w, b in layers_of(sizes, torch.from_numpy(start)) for part in (w.T.reshape(-1), b)]
         flat, damping = torch.cat(pieces), DAMPING
         r = (functional_call(net, unflat(flat), (X,)) - y).reshape(-1)
@@ -389,7 +363,7 @@ def torch_lm(task: Task) -> Train:
     return train
 
 
-def optimistix_lm(task: Task) -> Train:
+def optimistix_lm(task):
     """Optimistix's Levenberg-Marquardt with all iterations in one compiled loop."""
     import equinox as eqx
     import jax
@@ -399,7 +373,7 @@ def optimistix_lm(task: Task) -> Train:
     jax.config.update("jax_enable_x64", True)
     X, y, sizes = jnp.asarray(task.X), jnp.asarray(task.y), task.network.sizes
 
-    def errors(flat: Any, args: Any) -> Any:
+    def errors(flat, args):
         a, (*hidden, last) = X, layers_of(sizes, flat)
         for weights, biases in hidden:
             a = jnp.tanh(a @ weights + biases)
@@ -410,11 +384,11 @@ def optimistix_lm(task: Task) -> Train:
     given = {"args": None, "options": {}}
 
     @jax.jit
-    def loop(flat: Any, iterations: Any) -> Any:
+    def loop(flat, iterations):
         state = solver.init(errors, flat, None, {}, struct, None, tags)
         arrays, rest = eqx.partition(state, eqx.is_array)
 
-        def step(_: Any, carried: Any) -> Any:
+        def step(_, carried):
             flat, arrays = carried
             flat, state, _ = solver.step(errors, flat, **given, state=eqx.combine(arrays, rest), tags=tags)
             return flat, eqx.filter(state, eqx.is_array)
@@ -426,24 +400,17 @@ def optimistix_lm(task: Task) -> Train:
     return lambda start, iterations: (np.asarray(loop(start, iterations)), iterations)
 
 
-class Peer(NamedTuple):
-    """How a network is fitted, and the package that it needs."""
-
-    name: str
-    package: str
-    prepare: Callable[[Task], Train]
-
-
-PEERS = (
-    Peer("LM", "fastmlp", functools.partial(ours, lambda epochs: (LM, None))),
-    Peer("L-BFGS", "fastmlp", functools.partial(ours, lambda epochs: (LBFGS, None))),
-    Peer("Adam", "fastmlp", functools.partial(ours, adam)),
-    Peer("scikit-learn lbfgs", "sklearn", scikit_learn),
-    Peer("SciPy lbfgs, our gradient", "scipy", scipy_lbfgs),
-    Peer("PyTorch LM", "torch", torch_lm),
-    Peer("optimistix LM", "optimistix", optimistix_lm),
-    Peer("SciPy least_squares", "scipy", scipy_least_squares),
-)
+PEERS = {
+    "LM": ("fastmlp", partial(ours, lambda epochs: (LM, None))),
+    "L-BFGS": ("fastmlp", partial(ours, lambda epochs: (LBFGS, None))),
+    "Adam": ("fastmlp", partial(ours, adam)),
+    "scikit-learn lbfgs": ("sklearn", scikit_learn),
+    "SciPy lbfgs, our gradient": ("scipy", scipy_lbfgs),
+    "PyTorch LM": ("torch", torch_lm),
+    "optimistix LM": ("optimistix", optimistix_lm),
+    "SciPy least_squares": ("scipy", scipy_least_squares),
+}
+"""By name: the package that a peer needs, and how the peer is prepared."""
 
 
 # --- measuring ------------------------------------------------------------------------------------------
@@ -453,29 +420,27 @@ FEW, LEAST_SECONDS = 5, 0.03
 """Iterations of a short fit; what a longer one takes more at least, which gives the time of an iteration."""
 
 
-def loss_of(task: Task, flat: np.ndarray) -> float:
-    return float(np.square(residuals(task, flat)).mean())
+class Figures(NamedTuple):
+    """Medians over the starts: the loss, the seconds of a fit and of an iteration."""
+
+    loss: float
+    seconds: float
+    iteration: float
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    gc.collect()
-    return once(call, CLOCKS["cpu"])
+def timed(train, start, most):
+    """Return the seconds of a fit, its flat vector and its iterations."""
+    kept = []
+    took = seconds_of(lambda: kept.append(train(start, most)), 1, CLOCKS["cpu"])
+    return took, *kept[0]
 
 
-def timed(train: Train, start: np.ndarray, most: int) -> tuple[float, int]:
-    """Return the seconds and the iterations of a fit."""
-    found: list[Fitted] = []
-    return seconds(lambda: found.append(train(start, most))), found[0][1]
-
-
-def rate_of(train: Train, start: np.ndarray) -> float:
+def rate_of(train, start):
     """Return the seconds of an iteration, without those of a fit."""
-    few, count = timed(train, start, FEW)[0], FEW
-    if few < LEAST_SECONDS:
-        few = min(few, *(timed(train, start, FEW)[0] for _ in range(2)))
+    few, count = min(timed(train, start, FEW)[0] for _ in range(3)), FEW
     while True:
         count *= 7
-        spent, taken = timed(train, start, count)
+        spent, _, taken = timed(train, start, count)
         if taken < count or spent - few > LEAST_SECONDS or count > MOST_ITERATIONS:
             break
     if taken < count:  # it has come to its end
@@ -483,12 +448,11 @@ def rate_of(train: Train, start: np.ndarray) -> float:
     return max(spent - few, 1e-9) / max(taken - FEW, 1)
 
 
-def fitted(train: Train, starts: list[np.ndarray], limit: float, rate: float) -> int:
+def iterations_for(limit, train, starts, rate):
     """Return so many iterations as take the seconds `limit`; rate : seconds of an iteration, about"""
     count = min(max(1, round(limit / rate)), MOST_ITERATIONS)
     for _ in range(4):
-        tried = starts[: 3 if limit < 0.1 else 1]
-        spent = median(seconds(functools.partial(train, start, count)) for start in tried)
+        spent = median(timed(train, start, count)[0] for start in starts[: 3 if limit < 0.1 else 1])
         if 0.9 < spent / limit < 1.1:
             break
         # A peer that has come to its end takes no longer with more.
@@ -496,118 +460,72 @@ def fitted(train: Train, starts: list[np.ndarray], limit: float, rate: float) ->
     return count
 
 
-def measured(work: Work, peers: list[Peer], restarts: int, iterations: int) -> dict[str, Any]:
-    """Return all figures of a work: losses, seconds and iterations of every peer."""
-    task = task_of(work)
+def measured(task, names, restarts, iterations):
+    """Return the figures of each peer; the first one has so many iterations, the others its time."""
+    given = task.network, task.X, task.y
     starts = [
-        fastmlp.fit(task.network, task.X, task.y, epochs=0, seed=seed, dtype="float64").parameters.copy()
+        fastmlp.fit(*given, epochs=0, seed=seed, dtype="float64").parameters.copy()
         for seed in range(restarts)
     ]
-    trains = {peer.name: peer.prepare(task) for peer in peers}
+    trains = {name: PEERS[name][1](task) for name in names}
     for train in trains.values():  # compiles
         train(starts[0], 2)
-    rates: dict[str, list[float]] = {name: [] for name in trains}
-    for start in (starts[0], *starts[:3]):
-        for name, train in trains.items():
-            rates[name].append(rate_of(train, start))
-    rate = {name: median(values[1:]) for name, values in rates.items()}  # "auto" settles in the first
-    first, *_ = trains
-    limit = median(seconds(functools.partial(trains[first], start, iterations)) for start in starts)
-    counts = {name: fitted(train, starts, limit, rate[name]) for name, train in trains.items()}
-    counts[first] = iterations
-    found: dict[str, dict[str, list[float]]] = {name: {"loss": [], "seconds": []} for name in trains}
-    for start in starts:
-        for name, train in trains.items():
-            kept: list[Fitted] = []
-            took = seconds(lambda: kept.append(train(start, counts[name])))  # noqa: B023
-            found[name]["loss"].append(loss_of(task, kept[0][0]))
-            found[name]["seconds"].append(took)
-    return {
-        "work": work.name, "kind": work.kind, "sizes": task.network.sizes, "rows": len(task.X),
-        "parameters": int(starts[0].size), "iterations": counts, "found": found,
-        "iteration_us": {name: 1e6 * value for name, value in rate.items()},
-    }  # fmt: skip
+    rates = [
+        {name: rate_of(train, start) for name, train in trains.items()} for start in (starts[0], *starts[:3])
+    ]
+    rate = {name: median(one[name] for one in rates[1:]) for name in names}  # "auto" settles in the first
+    limit = median(timed(trains[names[0]], start, iterations)[0] for start in starts)
+    counts = {name: iterations_for(limit, train, starts, rate[name]) for name, train in trains.items()}
+    counts[names[0]] = iterations
+    found = {name: ([], []) for name in names}
+    for start, (name, train) in itertools.product(starts, trains.items()):
+        took, flat, _ = timed(train, start, counts[name])
+        found[name][0].append(float(np.square(residuals(task, flat)).mean()))
+        found[name][1].append(took)
+    return {name: Figures(*map(median, values), rate[name]) for name, values in found.items()}
 
 
-# --- tables ---------------------------------------------------------------------------------------------
-
-
-def tables(results: dict[str, Any]) -> str:
-    """Return the tables of a run."""
-    works, names = results["works"], results["peers"]
-    first = names[0]
-    losses = [f"| work | rows, weights | s | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
-    times = [f"| work | rows, weights | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
-    for row in works:
-        middle = {name: median(values["loss"]) for name, values in row["found"].items()}
-        sizes = "-".join(map(str, row["sizes"]))
-        head = f"| {row['work']}, {sizes} | {row['rows']}, {row['parameters']}"
-        least = min(middle.values())
-        cells = [f"{middle[name]:.1e}" for name in names]
+def tables(found, names, options):
+    """Return the tables of a run; found : the figures of all peers by work"""
+    losses, times, apart, first = [], [], [], names[0]
+    for task, figures in found:
+        least, limit = min(one.loss for one in figures.values()), figures[first].seconds
+        cells = [f"{figures[name].loss:.1e}" for name in names]
         cells = [f"**{cell}**" if float(cell) <= 1.1 * least else cell for cell in cells]
-        losses.append(f"{head} | {median(row['found'][first]['seconds']):.2g} | {' | '.join(cells)} |")
-        cells = [f"{row['iteration_us'][name]:.3g}" for name in names]
-        times.append(f"{head} | {' | '.join(cells)} |")
-    functions = [row for row in works if row["kind"] == "function"]
-    shares = [
-        median(row["found"]["Adam"]["loss"]) / max(median(row["found"][first]["loss"]), 1e-300)
-        for row in functions if "Adam" in row["found"]
-    ]  # fmt: skip
-    text = f"Median loss of {results['restarts']} starts, at the processor time of {results['iterations']} "
-    text += f"iterations of {first}, on {results['machine']}.\n\n" + "\n".join(losses)
-    if shares:
-        text += (
-            f"\n\nOn the fits of functions Adam's loss is {median(shares):.3g} times that of {first} in the"
-        )
-        text += " median."
-    apart = []
-    for row, name in itertools.product(works, names):
-        took, limit = (median(row["found"][one]["seconds"]) for one in (name, first))
-        if not 0.8 < took / limit < 1.25:
-            apart.append(f"{name} on {row['work']} ({took / limit:.2g})")
+        losses.append([*task.cells, f"{limit:.2g}", *cells])
+        times.append([*task.cells, *(number(1e6 * figures[name].iteration) for name in names)])
+        shares = {name: figures[name].seconds / limit for name in names}
+        apart += [f"{name} on {task.name} ({t:.2g})" for name, t in shares.items() if not 0.8 < t < 1.25]
+    text = f"Median loss of {options.restarts} starts, at the processor time of {options.iterations} "
+    text += f"iterations of {first}, on {cpu()}, one core.\n\n"
+    text += f"{markdown(['work', 'rows, weights', 's', *names], losses)}\n\n"
     if apart:
-        text += "\n\nThe time was another one, as a share, of " + ", ".join(apart) + "."
-    text += "\n\nMicroseconds of an iteration:\n\n" + "\n".join(times)
-    if absent := [peer.name for peer in PEERS if peer.name not in names]:
-        text += f"\n\nLeft out: {', '.join(absent)}."
-    return text
+        text += f"The time was another one, as a fraction, of {', '.join(apart)}.\n\n"
+    return f"{text}Microseconds of an iteration:\n\n{markdown(['work', 'rows, weights', *names], times)}"
 
 
-def main() -> None:
+def main():
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.second_order", description=__doc__)
     parser.add_argument("--restarts", type=int, default=10)
     parser.add_argument("--iterations", type=int, default=150, help="of our Levenberg-Marquardt; default 150")
     parser.add_argument("--only", nargs="*", default=[""], metavar="TEXT", help="works whose name has a text")
-    parser.add_argument("--peers", nargs="*", metavar="NAME", help="these peers only")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where all figures are written")
-    parser.add_argument(
-        "--page", type=Path, nargs="+", metavar="FILE", help="write the page's tables of such files"
-    )
+    parser.add_argument("--peers", nargs="*", default=[*PEERS], metavar="NAME", help="these peers only")
+    parser.add_argument("--page", action="store_true", help="write the tables into the page")
     options = parser.parse_args()
-    if options.page:
-        results, *others = (json.loads(path.read_text()) for path in options.page)
-        found = {row["work"]: row for run in (results, *others) for row in run["works"]}
-        results["works"] = [found[work.name] for work in WORKS if work.name in found]
-        text = tables(results)
-        write_between(PAGE, BEGIN, END, f"{text}\n\n")
-        return
     pin(allowed()[-1:])
     warnings.simplefilter("ignore")
     print_heading("benchmarks.second_order")
-    wanted = [peer for peer in PEERS if not options.peers or peer.name in options.peers]
-    peers = [peer for peer in wanted if importlib.util.find_spec(peer.package)]
-    results: dict[str, Any] = {
-        "restarts": options.restarts, "iterations": options.iterations, "machine": f"{cpu()}, one core",
-        "peers": [peer.name for peer in peers], "works": [],
-    }  # fmt: skip
+    names = [name for name in PEERS if name in options.peers and importlib.util.find_spec(PEERS[name][0])]
+    found = []
     with blas_threads(1):
-        for work in [work for work in WORKS if any(text in work.name for text in options.only)]:
-            results["works"].append(measured(work, peers, options.restarts, options.iterations))
-            if options.json:
-                options.json.write_text(json.dumps(results, indent=1))
-            print(work.name, flush=True)
-    print(tables(results))
+        for name in [name for name in WORKS if any(text in name for text in options.only)]:
+            task = WORKS[name]()
+            found.append((task, measured(task, names, options.restarts, options.iterations)))
+            print(name, flush=True)
+    print(text := tables(found, names, options))
+    if options.page:
+        write_between(DOCS / "second-order.md", BEGIN, END, f"\n{text}\n\n")
 
 
 if __name__ == "__main__":

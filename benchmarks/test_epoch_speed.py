@@ -14,7 +14,6 @@ import pytest
 from sklearn.datasets import load_digits
 
 import fastmlp
-from benchmarks.share import in_words
 from fastmlp.lab.steps import StepRow, workers
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.system.budget import usable_cores
@@ -39,16 +38,10 @@ def classifier(*sizes, **options):
     return fastmlp.Network(sizes, output="softmax", loss="cross_entropy", **options)
 
 
+NOTEBOOK = fastmlp.Network([3, 4, 1], output="sigmoid", loss="mse")
+
 WORKS = (
-    Work(
-        "notebook 3-4-1 x1000",
-        "notebook",
-        4,
-        fastmlp.Network([3, 4, 1], output="sigmoid", loss="mse"),
-        fastmlp.SGD(1.2, bias_learning_rate=0.3),
-        4,
-        1000,
-    ),
+    Work("notebook 3-4-1 x1000", "notebook", 4, NOTEBOOK, fastmlp.SGD(1.2, bias_learning_rate=0.3), 4, 1000),
     Work("digits 64-128-10 b32 x5", "digits", 1797, classifier(64, 128, 10), fastmlp.Adam(), 32, 5),
     Work("784-128-10 b128", "normal", 3200, classifier(784, 128, 10), fastmlp.SGD(0.1), 128, 1),
     Work("28-256-256-2 b256", "normal", 2560, classifier(28, 256, 256, 2), fastmlp.Adam(), 256, 1),
@@ -85,16 +78,9 @@ def rows():
 
 def train(work, dtype, backend, threads=1):
     return fastmlp.fit(
-        work.network,
-        *data_of(work, dtype),
-        optimizer=work.optimizer,
-        epochs=work.epochs,
-        batch_size=work.batch_size,
-        seed=0,
-        progress=False,
-        backend=backend,
-        threads=threads,
-    )
+        work.network, *data_of(work, dtype), optimizer=work.optimizer, epochs=work.epochs,
+        batch_size=work.batch_size, seed=0, progress=False, backend=backend, threads=threads,
+    )  # fmt: skip
 
 
 @functools.cache
@@ -114,10 +100,10 @@ def test_epochs(benchmark, rounds, work, dtype, threads, backend):
     steps = work.epochs * -(-work.rows // work.batch_size)
     np.testing.assert_allclose(model.history["loss"], expected, rtol=tolerance(work, dtype, steps))
 
-    benchmark.group = f"epochs {work} {dtype}, {in_words(threads)}"
+    benchmark.group = f"epochs {work} {dtype}, threads {threads}"
     benchmark.extra_info["rows"] = work.epochs * work.rows
     call = functools.partial(train, work, dtype, backend, threads)
-    benchmark.pedantic(call, rounds=rounds(call, threads), warmup_rounds=1)
+    benchmark.pedantic(call, rounds=rounds(call), warmup_rounds=1)
 
 
 @pytest.mark.parametrize("backend", fastmlp.backends())
@@ -126,19 +112,13 @@ def test_epochs(benchmark, rounds, work, dtype, threads, backend):
 def test_predict(benchmark, rounds, work, dtype, backend):
     X, y = data_of(work, dtype)
     reference = trained_reference(work, dtype)
-    model = fastmlp.fit(
-        reference.network,
-        X[:1],
-        y[:1],
-        initial=(reference.weights, reference.biases),
-        epochs=0,
-        backend=backend,
-        progress=False,
-    )
+    initial = reference.weights, reference.biases
+    few = reference.network, X[:1], y[:1]
+    model = fastmlp.fit(*few, initial=initial, epochs=0, backend=backend, progress=False)
     np.testing.assert_allclose(model.predict(X), reference.predict(X), atol=tolerance(work, dtype, 1))
 
     sizes = "-".join(map(str, work.network.sizes))
-    benchmark.group = f"predict {sizes} {work.rows} rows {dtype}, {in_words(1)}"
+    benchmark.group = f"predict {sizes} {work.rows} rows {dtype}, threads 1"
     benchmark.extra_info["rows"] = work.rows
     call = functools.partial(model.predict, X)
     benchmark.pedantic(call, rounds=rounds(call), warmup_rounds=1)

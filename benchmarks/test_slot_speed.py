@@ -1,22 +1,16 @@
 """Every slot of every variant on the table's cases and sizes, held to the reference, then timed.
 
 The rows are the lab's, `fastmlp.lab.slot_times`: a variant is timed where its compiled slot is not the very
-function of its base. So are the figures beside the times: the rate, and its share of what the machine can do.
+function of its base. `fastmlp bench` has the rates beside the times, and what the machine can do.
 """
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 
-from benchmarks.share import in_words
 from fastmlp.backend.registry import variants
-from fastmlp.lab import machine
 from fastmlp.lab.machine import DTYPES
-from fastmlp.lab.measurements import Measurement
-from fastmlp.lab.slot_times import has_its_own, kernel_of, slot_rows, subnormals_flushed, traffic
-from fastmlp.lab.timing import Time
+from fastmlp.lab.slot_times import has_its_own, kernel_of, slot_rows, subnormals_flushed
 from fastmlp.testing.slots import SLOTS
 
 
@@ -26,11 +20,6 @@ def rows():
             if has_its_own(variant, row.slot):
                 name = "-".join(filter(None, [row.slot, row.case, str(row.sizes), variant, row.dtype]))
                 yield pytest.param(row, variant, id=name)
-
-
-@functools.cache
-def this_machine():
-    return machine.measured()
 
 
 @pytest.fixture
@@ -56,13 +45,5 @@ def test_slot(benchmark, rounds, row, variant):
         kernel(*again()[0])
 
     label = " ".join(filter(None, ["slot", row.slot, row.case, row.dtype, str(row.sizes)]))
-    benchmark.group = f"{label}, {in_words(1)}"
+    benchmark.group = f"{label}, threads 1"
     benchmark.pedantic(kernel, setup=again, rounds=rounds(call), warmup_rounds=1)
-    if benchmark.stats is not None:  # nothing is timed with --benchmark-disable
-        stats = benchmark.stats.stats
-        taken = Time(stats.min, stats.median, stats.q1, stats.q3, stats.rounds)
-        found = Measurement(
-            row.slot, row.case, str(row.sizes), row.dtype, variant, 1, taken, row.flops, traffic(case)
-        )
-        benchmark.extra_info[found.unit] = round(found.rate / 1e9, 3)
-        benchmark.extra_info["share of most"] = round(found.fraction(this_machine()), 3)

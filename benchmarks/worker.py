@@ -7,27 +7,24 @@ held to the reference, NumPy in float64; then the fastest is kept, so that no op
 
 import importlib
 import json
-import subprocess
 import sys
-import tempfile
-import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from fastmlp.lab.timing import CLOCKS, in_alternation, once
 
 from . import works
+from .calls import by_both_clocks
 from .processes import answering
 
 # Loss after a few steps: float32 rounding (6e-8) grown by sums over up to 1024 terms and by Adam,
 # which divides by the square root of tiny gradients.
 RELATIVE_ERROR = {"float32": 2e-4, "float64": 1e-8}
 
-CALLS = {"predict": 3000, "jacobian": 400}
-"""Kinds of works that are one call on all rows, with the calls of a turn."""
+CALLS = 3000
+"""Predictions of a turn."""
 
 MOST_REPEATS = 1 << 24
 
@@ -56,18 +53,16 @@ def main():
 
 
 def prepared(peer_name, work_name, dtype, draw):
-    """Return turn(), which gives the microseconds by clock, and what to say of the peer."""
+    """Return turn(), which gives the seconds by clock, and what to say of the peer."""
     seed, number, most = json.loads(draw) or (0, -1, works.MOST)
     listed = [*works.WORKS, *works.drawn(seed, number + 1, most)]
     *_, work = (replace(work, dtype=dtype) for work in listed if work.name == work_name)
     name, _, way = peer_name.partition(":")
     peer = importlib.import_module(f"benchmarks.peers.{name}_peer")
     if work.kind != "train" and way:
-        raise LeftOut(f"has one way to {work.kind}")
-    if work.kind == "start":
-        turn, about = start_turn(peer)
-    elif work.kind in CALLS:
-        turn, about = call_turn(peer, work)
+        raise LeftOut("has one way to predict")
+    if work.kind == "predict":
+        turn, about = predict_turn(peer, work)
     elif reason := peer.unsupported(work):
         raise LeftOut(reason)
     else:
@@ -75,19 +70,11 @@ def prepared(peer_name, work_name, dtype, draw):
     return turn, {"version": peer.VERSION, **about}
 
 
-def clocks(call, per=1):
-    """Return the microseconds of a call by each clock, divided by `per`."""
-    began = time.perf_counter(), time.process_time()
-    call()
-    wall, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
-    return {"wall": 1e6 * wall / per, "cpu": 1e6 * cpu / per}
-
-
 # --- trainings ----------------------------------------------------------------------------------------
 
 
 def train_turn(peer, work, way):
-    """A turn is a training from the start; it answers microseconds a step."""
+    """A turn is a training from the start; it answers the seconds of a step."""
     small, every = (partial(peer.ways, one, work.threads) for one in (work.small(), work))
     small, every = small(shuffle=False, way=way), every(shuffle=True, way=way)
     if way:
@@ -107,8 +94,12 @@ def train_turn(peer, work, way):
     tried = tried_us(work, runs) if len(runs) > 1 else {}
     chosen = min(tried or runs, key=lambda name: tried.get(name, 0))
     run, epochs = runs[chosen], epochs_for(runs[chosen], work, TRAIN_SECONDS)
-    about = {"way": chosen, "tried_us": tried, "loss_error": errors[chosen], "epochs": epochs}
-    return (lambda: clocks(partial(run, epochs), epochs * work.steps)), about
+    steps = epochs * work.steps
+
+    def turn():
+        return {clock: taken / steps for clock, taken in by_both_clocks(partial(run, epochs)).items()}
+
+    return turn, {"way": chosen, "tried_us": tried, "loss_error": errors[chosen], "epochs": epochs}
 
 
 def tried_us(work, runs):
@@ -157,51 +148,20 @@ def check(work, run):
     return float(error)
 
 
-# --- single calls, whole scripts ----------------------------------------------------------------------
+# --- predictions --------------------------------------------------------------------------------------
 
 
-def call_turn(peer, work):
-    """A turn is hundreds of calls; it answers microseconds: their median."""
-    if (prepare := getattr(peer, f"prepare_{work.kind}", None)) is None:
-        raise LeftOut(f"has no {work.kind}")
-    calls, call, ((x,), _) = CALLS[work.kind], prepare(work, work.threads), work.data()
-    error = float(np.abs(call(x) - getattr(work.start(), work.kind)(x)).max())
+def predict_turn(peer, work):
+    """A turn is thousands of calls; it answers the median of their seconds."""
+    if not hasattr(peer, "prepare_predict"):
+        raise LeftOut("has no predict")
+    call, ((x,), _) = peer.prepare_predict(work, work.threads), work.data()
+    error = float(np.abs(call(x) - work.start().predict(x)).max())
     assert error < RELATIVE_ERROR[work.dtype], f"{work.name}: off by {error:.1e}"
 
     def turn():
-        took = [clocks(partial(call, x)) for _ in range(calls)]
-        return {clock: sorted(one[clock] for one in took)[calls // 2] for clock in CLOCKS}
+        took = [by_both_clocks(partial(call, x)) for _ in range(CALLS)]
+        return {clock: sorted(one[clock] for one in took)[CALLS // 2] for clock in CLOCKS}
 
     turn()
     return turn, {"way": "one call", "tried_us": {}, "loss_error": error}
-
-
-SAVE_DIGITS = """
-import sys, numpy
-from sklearn.datasets import load_digits
-X, y = load_digits(return_X_y=True)
-numpy.savez(sys.argv[1], X=(X / 16).astype("float32"), y=y)
-"""
-
-
-def start_turn(peer):
-    """A turn is a whole script: 64-100-10 on the 1797 digits for 20 epochs, with Adam at batch 32.
-
-    The data come from one file, so that fastmlp's script need not import scikit-learn for them.
-    """
-    if not hasattr(peer, "SCRIPT"):
-        raise LeftOut("it has no script here")
-    file = Path(tempfile.mkdtemp(prefix="fastmlp-digits-")) / "digits.npz"
-
-    def run(script):
-        command = [sys.executable, "-c", script, file]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    run(SAVE_DIGITS).check_returncode()
-    for _ in range(2):  # fills the disk caches of code and of compiled kernels
-        done = run(peer.SCRIPT)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    accuracy = float(done.stdout)
-    assert accuracy > 0.95, f"training accuracy {accuracy}"
-    return (lambda: clocks(partial(run, peer.SCRIPT))), {"way": "a script", "tried_us": {}}

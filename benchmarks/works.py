@@ -42,7 +42,7 @@ class Work:
     batch : rows of a step; steps : of an epoch, all of whole batches
     beside : a block of sparse columns beside `block`, of which each row has numbers in `terms`
     target : how `data` draws
-    kind : "train", "predict" (one row), "jacobian" (of all rows) or "start" (a script in a new process)
+    kind : "train", or "predict" (one row)
     draw : seed, number and bound of a network that was drawn, see `drawn`
     """
 
@@ -74,16 +74,11 @@ class Work:
 
     @property
     def flops(self):
-        """Operations of the products of a step; the lowest has no input gradient.
-
-        Of a Jacobian: forward, and back to the inputs for every output.
-        """
+        """Operations of the products of a step; the lowest has no input gradient."""
         dense = [one for one in self.network.operations if one.is_dense]
         # Sparse columns in which a row has no number take no time.
         idle = self.beside.columns - self.terms if self.beside else 0
         products = [(one.n_in - idle * (one.sparse_in > 0)) * one.width for one in dense]
-        if self.kind == "jacobian":
-            return 2 * self.batch * (1 + self.network.n_out) * sum(products)
         factors = (3 if one.weights else 2 for one in dense)
         return 2 * self.batch * sum(f * product for f, product in zip(factors, products, strict=True))
 
@@ -131,9 +126,6 @@ class Work:
             X = rng.integers(0, self.block.levels, (self.rows, len(self.block.levels)))
         else:
             X = rng.standard_normal((self.rows, self.block.columns), np.float32).astype(self.dtype)
-        if self.target == "matrix_exp":
-            X *= 0.5
-            return [X], [_exp_2x2(X.astype(np.float64)).astype(self.dtype)]
         if self.target in ("classes", "binary"):
             X *= 0.3
             scores = X @ rng.standard_normal((X.shape[1], max(self.network.n_out, 2))).astype(self.dtype)
@@ -238,9 +230,8 @@ _digits = chain(
     "784-128-10 b128 sgd", 784, 128, 10, batch=128, optimizer=SGD, **CLASSES,
     steps=240,  # 96 MB of float32: beyond L2, so that gathering rows at random takes its time
 )  # fmt: skip
-_matrix_exp = chain(
-    "4-32-16-4 b32 adam", 4, 32, 16, 4, batch=32, hidden="tanh", optimizer=ADAM, steps=200,
-    target="matrix_exp",
+_small_adam = chain(
+    "4-32-16-4 b32 adam", 4, 32, 16, 4, batch=32, hidden="tanh", optimizer=ADAM, steps=200
 )  # fmt: skip
 
 CHAINS = (
@@ -249,8 +240,8 @@ CHAINS = (
         # The notebook sums weight gradients over its 4 rows and averages bias gradients.
         optimizer=fastmlp.SGD(4 * 0.3, bias_learning_rate=0.3),
     ),
-    _matrix_exp,
-    replace(_matrix_exp, name="4-32-16-4 full adam 2t", batch=10_000, steps=1, threads=2),
+    _small_adam,
+    replace(_small_adam, name="4-32-16-4 full adam 2t", batch=10_000, steps=1, threads=2),
     chain(
         "30-100-1 b100 adam", 30, 100, 1, batch=100, steps=100, optimizer=ADAM, output="sigmoid",
         loss="binary_cross_entropy", target="binary",
@@ -267,14 +258,6 @@ CHAINS = (
     replace(_digits, name="784-128-10 b128 sgd f64", dtype="float64"),
     replace(_digits, name="784-128-10 b128 sgd 2t", threads=2),
     replace(_digits, name="predict 784-128-10", batch=1, steps=1, kind="predict"),
-    chain(
-        "jacobian 17-64-64-6", 17, 64, 64, 6, batch=1000, steps=1, hidden="tanh", optimizer=ADAM,
-        kind="jacobian", **CLASSES,
-    ),
-    chain(
-        "process start to trained digits", 64, 100, 10, batch=32, steps=57, optimizer=ADAM, kind="start",
-        **CLASSES,
-    ),
 )  # fmt: skip
 
 
@@ -371,15 +354,3 @@ def drawn(seed, count, most=MOST):
             steps = max(8, min(2000, int(EPOCH_FLOPS / work.flops), EPOCH_NUMBERS // (batch * sizes[0])))
             yield replace(work, steps=steps, draw=(seed, number, most))
             number += 1
-
-
-def _exp_2x2(X):
-    """exp of [[a, b], [c, d]] for rows (a, b, c, d), by scaling and squaring of its Taylor series."""
-    A = X.reshape(-1, 2, 2) / 64
-    term = total = np.broadcast_to(np.eye(2), A.shape)
-    for k in range(1, 9):
-        term = term @ A / k
-        total = total + term
-    for _ in range(6):
-        total = total @ total
-    return total.reshape(-1, 4)

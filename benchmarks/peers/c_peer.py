@@ -4,7 +4,6 @@ Only this one work: what is left when nothing but arithmetic remains.
 """
 
 import ctypes
-import hashlib
 import shutil
 import subprocess
 import tempfile
@@ -31,8 +30,7 @@ def ways(work, threads, shuffle=True, way=""):
 
 
 def _prepare(work, flags):
-    digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(flags).encode()).hexdigest()[:16]
-    library = Path(tempfile.mkdtemp(prefix="fastmlp-peers-")) / f"notebook-{digest}.so"
+    library = Path(tempfile.mkdtemp(prefix="fastmlp-peers-")) / "notebook.so"
     # Linked without the flags: -ffast-math makes gcc 12's library flush subnormals for all of its process.
     code = library.with_suffix(".o")
     subprocess.run(["cc", *flags, "-c", "-fPIC", "-o", code, SOURCE], check=True)

@@ -10,15 +10,6 @@ from ..works import by_epochs
 
 VERSION = fastmlp.__version__
 
-SCRIPT = """
-import sys, numpy, fastmlp
-data = numpy.load(sys.argv[1])
-network = fastmlp.Network([64, 100, 10], hidden="relu", output="softmax", loss="cross_entropy")
-X, y = data["X"], data["y"]
-model = fastmlp.fit(network, X, y, optimizer=fastmlp.Adam(0.001), epochs=20, batch_size=32, seed=0)
-print((model.predict(X).argmax(axis=1) == y).mean())
-"""
-
 
 def unsupported(work):
     return None
@@ -62,7 +53,3 @@ def _by_stepper(work, **options):
 
 def prepare_predict(work, threads):
     return work.fit(epochs=0, threads=threads).predict
-
-
-def prepare_jacobian(work, threads):
-    return work.fit(epochs=0, threads=threads).jacobian

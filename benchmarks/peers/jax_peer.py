@@ -6,15 +6,9 @@ process may use cores. XLA's own flags (fast math, 512-bit preference, oneDNN, Y
 beyond the noise on AVX-512 machines; float64 matmuls stay at a third of the peak.
 
 Two choices win on tiny networks and lose on others (784-128-10 batch 32: 143 us against 117), so that tiny
-chains have both: parameters as one flat vector (one optimiser loop) and the scan unrolled by four. Tried on
-larger works, microseconds a step, one core of a Xeon with AVX-512:
-             b32 sgd  b128 sgd   28-256-256-2   30-100-1
-  as here        111       437            965         26
-  unroll 2       113       455            969         26
-  unroll 8       115       465           1003         27
-  an epoch's rows gathered before its scan, so that a step reads a contiguous batch
-                 124       512            934         27
-One-hot targets in place of labels change nothing (446 and 446, 980 and 981).
+chains have both: parameters as one flat vector (one optimiser loop) and the scan unrolled by four. On larger
+works a scan unrolled by 2 or 8, an epoch's rows gathered before its scan, and one-hot targets in the place of
+labels took as long or longer, on one core of a Xeon with AVX-512.
 
 A dense gradient of the tables of categories, or of the weights of sparse columns, would be no fair opponent.
 The rows of a batch are gathered, and are what the loss is differentiated by; where a code comes twice its
@@ -33,9 +27,10 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from fastmlp import SGD, BatchNorm, Categories, Dense, Dropout, LayerNorm, Members, PReLU, Residual
+from fastmlp import BatchNorm, Categories, Dense, Dropout, LayerNorm, Members, PReLU, Residual
 
 from ..works import by_epochs
+from . import takes_adam
 
 VERSION = jax.__version__
 
@@ -88,7 +83,7 @@ def _steps(work, x, y, flat, unroll):
     if flat:
         vector, unravel = ravel_pytree(start)
         start = [vector]
-    zeros, adam = partial(jax.tree.map, jnp.zeros_like), not isinstance(work.optimizer, SGD)
+    zeros, adam = partial(jax.tree.map, jnp.zeros_like), takes_adam(work.optimizer)
     moments = [zeros(start), zeros(start)] if adam else []
     state = {
         "dense": (start, *moments), "tables": (tables, zeros(tables), zeros(tables)),
@@ -109,16 +104,16 @@ def _steps(work, x, y, flat, unroll):
 
         by = jax.value_and_grad(loss, (0, 1), has_aux=True)
         (value, statistics), (gradients, by_rows) = by(parameters, looked_up)
-        if isinstance(work.optimizer, SGD):
+        if not adam:
             rate = work.optimizer.learning_rate
             rates = itertools.cycle([rate, _bias_rate(work.optimizer) or rate])
             moved = [(p - own * g,) for p, g, own in zip(parameters, gradients, rates, strict=False)]
         else:
-            adam = partial(_adam, work.optimizer, step.astype(parameters[0].dtype))
-            moved = [adam(*one) for one in zip(parameters, gradients, *moments, strict=True)]
+            by_adam = partial(_adam, work.optimizer, step.astype(parameters[0].dtype))
+            moved = [by_adam(*one) for one in zip(parameters, gradients, *moments, strict=True)]
         state = state | {"dense": tuple(map(list, zip(*moved, strict=True))), "step": step}
         if codes is not None:
-            state |= _touched(adam, state["tables"], state["slots"], x[codes], by_rows)
+            state |= _touched(by_adam, state["tables"], state["slots"], x[codes], by_rows)
         state["running"] = [
             0.9 * old + 0.1 * new for old, new in zip(state["running"], statistics, strict=True)
         ]
@@ -239,11 +234,3 @@ def prepare_predict(work, threads):
     parameters = [jnp.array(array) for array in work.arrays()]
     forward = jax.jit(partial(_outputs, work))
     return lambda x: np.asarray(forward(parameters, x))
-
-
-def prepare_jacobian(work, threads):
-    """Reverse mode, row by row: of fewer outputs than inputs it takes half the time of forward mode."""
-    parameters = [jnp.array(array) for array in work.arrays()]
-    of_row = jax.jacrev(lambda x, parameters: _outputs(work, parameters, x))
-    jacobian = jax.jit(jax.vmap(of_row, in_axes=(0, None)))
-    return lambda x: np.asarray(jacobian(x, parameters))

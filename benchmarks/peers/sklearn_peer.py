@@ -8,15 +8,6 @@ from fastmlp.lab import peers
 
 VERSION = sklearn.__version__
 
-SCRIPT = """
-import sys, warnings, numpy
-from sklearn.neural_network import MLPClassifier
-warnings.simplefilter("ignore")
-data = numpy.load(sys.argv[1])
-model = MLPClassifier((100,), batch_size=32, alpha=0, max_iter=20, random_state=0).fit(data["X"], data["y"])
-print(model.score(data["X"], data["y"]))
-"""
-
 
 def unsupported(work):
     fits = peers.sklearn_fits(work.network, work.optimizer)

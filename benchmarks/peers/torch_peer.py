@@ -7,13 +7,8 @@ step     gather, forward, backward and update as one function through torch.comp
          optimiser's Python
 step x8  of chains: eight such steps in a row behind a C++ wrapper, to pay guards and call once for eight
 
-Microseconds a step, one core of a Xeon with AVX-512:
-             notebook   784-128-10 b32   the same b128
-  eager         213           442             797
-  step           65           229             537
-  step x8        15           130             403
-What was tried and is no better at 784-128-10 b128: foreach in place of fused optimisers (797 against 814),
-only the module compiled (900), max-autotune-no-cudagraphs for the step (549 against 556).
+Tried at 784-128-10 b128 and no better on one core of a Xeon with AVX-512: foreach in place of fused
+optimisers, only the module compiled, max-autotune-no-cudagraphs for the step.
 
 Members are layers of the package tabm, by TabM's authors. Tables of categories have sparse gradients and
 SparseAdam, as have the weights of sparse columns, an `EmbeddingBag`. torch.compile takes no sparse gradient,
@@ -30,7 +25,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastmlp import (
-    SGD,
     BatchNorm,
     Categories,
     Dense,
@@ -43,10 +37,9 @@ from fastmlp import (
 )
 
 from ..works import by_epochs
+from . import takes_adam
 
 VERSION = torch.__version__
-
-SCRIPT = "import torch\nprint(1.0)"
 
 torch._dynamo.config.cache_size_limit = 64
 
@@ -212,7 +205,7 @@ def optimizers_of(work, module):
     """Return the fused optimiser, and SparseAdam's of the tables if there are any."""
     o = work.optimizer
     rate = o.learning_rate
-    if isinstance(o, SGD):
+    if not takes_adam(o):
         bias_rate, groups = o.bias_learning_rate or rate, {"weight": [], "bias": []}
         for name, parameter in module.named_parameters():
             groups[name.rpartition(".")[2]].append(parameter)
@@ -263,7 +256,7 @@ def _functional_steps(work, together):
     """Return steps(orders, count) of a chain, `together` of which are one compiled call."""
     ((X,), (y,)), o = _tensors(work), work.optimizer
     params = [torch.from_numpy(array.copy()) for array in work.arrays()]
-    adam, rate = not isinstance(o, SGD), o.learning_rate
+    adam, rate = takes_adam(o), o.learning_rate
     beta1, beta2, epsilon = (o.beta1, o.beta2, o.epsilon) if adam else (0.0, 0.0, 0.0)
     kept = 1 - rate * getattr(o, "weight_decay", 0.0)
     rates = [rate, rate if adam else o.bias_learning_rate or rate] * len(work.layers)
@@ -330,10 +323,3 @@ def prepare_predict(work, threads):
             return network(torch.from_numpy(x)).numpy()
 
     return predict
-
-
-def prepare_jacobian(work, threads):
-    torch.set_num_threads(threads)
-    network = work.start().to_torch().requires_grad_(False)
-    jacobian = torch.func.vmap(torch.func.jacrev(network))
-    return lambda x: jacobian(torch.from_numpy(x)).numpy()

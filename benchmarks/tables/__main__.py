@@ -14,18 +14,23 @@ goes on where it was. A row of fastmlp's is that of a commit, one of a peer's th
 """
 
 import argparse
+import functools
 import itertools
 import json
 import subprocess
-import sys
+import threading
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-from .. import processes
-from ..processes import environment
+from fastmlp.lab.machine import cpu
+
+from ..processes import ROOT, Worker, allowed
 from .learners import LEARNERS, learner_of
-from .rows import ROOT, Row, add_rows, version_of
 from .sets import CHOOSE, FEW_ROWS, HALVES, HELD, LEVEL_ROWS, LEVELS, MOST_ROWS, TABLES
+
+Row = dict[str, Any]
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 
@@ -38,10 +43,9 @@ LEVEL_LEARNERS = ("fastmlp", "fastmlp:preset=best", "CatBoost", "LightGBM")
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.tables",
-        description=__doc__,
+        prog="python -m benchmarks.tables", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    )  # fmt: skip
     parser.add_argument("--half", choices=(*HALVES, "levels"), help="default choose and held")
     parser.add_argument("--tables", nargs="+", choices=tuple(TABLES), metavar="TABLE", help="default all")
     parser.add_argument("--learners", nargs="+", metavar="LEARNER", help="default all, of levels some")
@@ -53,17 +57,16 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="rows that are there, too")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
-    rows = [*planned(options)]
+    rows, there = [*planned(options)], rows_of(options.results)
     for table in {row["table"] for row in rows}:
         version_of(TABLES[table].package)
-    core = processes.allowed()[-1]
-    add_rows(
-        options.results,
-        rows,
-        lambda row: _fit(row, core, options.seconds),
-        _in_words,
-        options.again,
-    )
+    for row in rows:
+        if options.again or not any(row.items() <= one.items() for one in there):
+            found = measured(row, options.seconds)
+            print(f"{row['table']}, {row['learner']}, split {row['split']}: {in_words(found)}", flush=True)
+            if "failed" not in found:
+                with options.results.open("a") as file:
+                    print(json.dumps(row | found | {"cpu": cpu()}), file=file)
 
 
 def planned(options: argparse.Namespace) -> Iterator[Row]:
@@ -79,40 +82,54 @@ def planned(options: argparse.Namespace) -> Iterator[Row]:
             if known.slow and split >= SLOW_SPLITS:
                 continue
             most_rows = options.rows or rows
-            yield {
-                "table": table,
-                "learner": learner,
-                "split": split,
-                "most_rows": min(most_rows, FEW_ROWS) if known.slow else most_rows,
-                "version": version_of(known.package),
-            }
+            most_rows = min(most_rows, FEW_ROWS) if known.slow else most_rows
+            row = {"table": table, "learner": learner, "split": split, "most_rows": most_rows}
+            yield row | {"version": version_of(known.package)}
 
 
-def _fit(row: Row, core: int, seconds: float) -> Row:
-    numbers = map(str, (row["split"], row["most_rows"], core))
-    command = [sys.executable, "-m", "benchmarks.tables.worker", row["table"], row["learner"], *numbers]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=environment(1),
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return {"unended": seconds}
-    if done.returncode:
-        return {"failed": done.stderr.strip().splitlines()[-1]}
-    return json.loads(done.stdout)
+def measured(row: Row, seconds: float) -> Row:
+    """Return what a process of one fit says, or that it did not end in so many seconds."""
+    of = row["table"], row["learner"], str(row["split"]), str(row["most_rows"])
+    worker = Worker("tables.worker", *of, cores=allowed()[-1:])
+    clock = threading.Timer(seconds, worker.process.kill)
+    clock.start()
+    found = worker.read()
+    ended = clock.is_alive()
+    clock.cancel()
+    worker.close()
+    return found if ended else {"unended": seconds}
 
 
-def _in_words(row: Row) -> str:
-    found = f"did not end in {row['unended']:g} s" if "unended" in row else row.get("failed", "")
-    if "loss" in row:
-        found = f"score {row['score']:.3f}, loss {row['loss']:.4f}, {row['train']['processor']:.1f} s"
-    return f"{row['table']}, {row['learner']}, split {row['split']}: {found}"
+def in_words(found: Row) -> str:
+    if "loss" in found:
+        return f"score {found['score']:.3f}, loss {found['loss']:.4f}, {found['train']['processor']:.1f} s"
+    return found.get("failed") or f"did not end in {found['unended']:g} s"
+
+
+def rows_of(path: Path) -> list[Row]:
+    """Return the rows of a file of results, in its order; none if there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@functools.cache
+def version_of(package: str) -> str:
+    """Return a package's version; of fastmlp the last commit that changed it, with + if files differ.
+
+    A copy without a history has the release alone.
+    """
+    if package != "fastmlp" or not (ROOT / ".git").exists():
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            raise SystemExit(
+                f"{package} is not installed; python -m benchmarks.tables --help says how to"
+            ) from None
+    git, paths = ["git", "-C", str(ROOT)], ["--", "fastmlp"]
+    commit = subprocess.run(
+        [*git, "log", "-1", "--format=%h", *paths], capture_output=True, text=True, check=True
+    )
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", *paths], check=False).returncode
+    return commit.stdout.strip() + "+" * changed
 
 
 if __name__ == "__main__":

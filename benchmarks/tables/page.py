@@ -1,4 +1,4 @@
-"""Writes the reports of docs/measured/tables.md from the files of results: python -m benchmarks.tables.page.
+"""Writes the reports of docs/measured/tables.md from the file of results: python -m benchmarks.tables.page.
 
 A row that has not run is in no mean: ranks and means are those of tables and splits that all learners of a
 table of the page have. A learner that lacks some of the first one's has a table of its own, beside those that
@@ -7,21 +7,23 @@ lack none.
 
 import argparse
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import rankdata
 
 from ..pages import write_between
-from . import recipe_report, recipes
-from .__main__ import LEVEL_LEARNERS, RESULTS
+from ..processes import ROOT
+from .__main__ import LEVEL_LEARNERS, RESULTS, Row, rows_of
 from .learners import LEARNERS
-from .rows import ROOT, Row, origins, rows_of
 from .sets import FEW_ROWS, HALVES, LEVEL_ROWS, LEVELS, MOST_ROWS
 
 PAGE = ROOT / "docs" / "measured" / "tables.md"
 BEGIN, END = "<!-- {}: python -m benchmarks.tables.page -->\n", "<!-- end of {} -->"
+
+TIMES = 5
+"""Times as long as a peer, above which tables are counted."""
 
 DRAWS = 2000
 """Of tables, and of splits of each, with replacement: the intervals of mean ranks hold 95 % of them."""
@@ -33,19 +35,12 @@ Found = dict[tuple[str, str], list[Row]]
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tables.page", description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
-    parser.add_argument("--recipes", type=Path, default=recipes.RESULTS, metavar="FILE")
     options = parser.parse_args()
     rows = rows_of(options.results)
     for name, most in {"few rows": FEW_ROWS, "many levels": LEVEL_ROWS, "all rows": MOST_ROWS}.items():
-        _write(
-            name,
-            f"At most {most} training rows.\n" + report([row for row in rows if row["most_rows"] == most]),
-        )
-    _write("recipes", recipe_report.report(rows_of(options.recipes)))
-
-
-def _write(name: str, text: str) -> None:
-    write_between(PAGE, BEGIN.format(name), END.format(name), text)
+        text = report([row for row in rows if row["most_rows"] == most])
+        text = f"At most {most} training rows.\n{text}"
+        write_between(PAGE, BEGIN.format(name), END.format(name), text)
 
 
 def report(rows: Sequence[Row]) -> str:
@@ -62,6 +57,18 @@ def report(rows: Sequence[Row]) -> str:
                 used.setdefault(learner, []).extend(found[table, learner])
     texts = [text for half, tables in parts.items() for text in _half(half, [*tables], found)]
     return "\n".join([origins(used) + "\n", *filter(None, texts)]) + "\n"
+
+
+def origins(used: Mapping[str, Sequence[Row]]) -> str:
+    """Return versions and processors of rows in words; used : rows by what their versions are of."""
+    names = [
+        f"{name} {' and '.join(sorted({row['version'] for row in rows}))}" for name, rows in used.items()
+    ]
+    cpus = [row.get("cpu") for rows in used.values() for row in rows]
+    known, unknown = sorted({one for one in cpus if one}), cpus.count(None)
+    on = [f"on {' and '.join(known)}"] * bool(known)
+    unsaid = [f"{unknown} rows do not say which processor"] * bool(unknown)
+    return f"{', '.join([*names, *on, 'one core'])}{''.join(f'; {one}' for one in unsaid)}."
 
 
 def _known(half: str) -> Sequence[str]:
@@ -146,11 +153,7 @@ def _means(tables: Sequence[str], learners: list[str], found: Found) -> str:
     times, took = seconds[:, :1] / seconds, f"time of {learners[0]} over its"
     lines.append(_cells(f"{took}, in all", seconds[:, 0].sum() / seconds.sum(axis=0), 2))
     lines.append(_cells(f"{took}, at most", times.max(axis=0), 0))
-    lines.append(
-        _cells(
-            f"tables on which it is above {recipe_report.TIMES}", (times > recipe_report.TIMES).sum(axis=0), 0
-        )
-    )
+    lines.append(_cells(f"tables on which it is above {TIMES}", (times > TIMES).sum(axis=0), 0))
     return _text(lines)
 
 

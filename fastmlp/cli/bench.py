@@ -62,7 +62,6 @@ def add_commands(commands: Any) -> None:
     bench.add_argument(
         "--asm", action="store_true", help="show the inner loop of one --slot of one --variant"
     )
-    bench.add_argument("--ir", action="store_true", help="the same in LLVM's language")
     bench.add_argument("--machine", default="", help=argparse.SUPPRESS)
 
     new = commands.add_parser(
@@ -110,7 +109,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         return _watch(arguments, files)
     with mistakes():
         request = _request(arguments, files)
-    if arguments.asm or arguments.ir:
+    if arguments.asm:
         return _assembly(arguments, request, files)
     with mistakes():
         before = read(arguments.compare) if arguments.compare else None
@@ -258,17 +257,14 @@ def _assembly(arguments: argparse.Namespace, request: Request, files: list[str])
 
     names = [*request.variants, *request.files]
     if len(names) != 1 or len(request.slots) != 1 or request.slots[0] == "step":
-        raise Mistake("--asm and --ir take one --variant and one --slot")
+        raise Mistake("--asm takes one --variant and one --slot")
     row = next(slot_rows(request.slots, request.dtypes, request.sizes))
-    kind = "asm" if arguments.asm else "ir"
     with mistakes():
-        loop = assembly.hottest(row, names[0], files[0] if files else None, kind)
+        loop = assembly.hottest(row, names[0], files[0] if files else None)
     if loop is None:
         raise Mistake(f"{names[0]} has no loop in {row.slot}")
     print(f"{names[0]} {row}: the inner loop with most arithmetic, in {loop.function}")
     print("\n".join(loop.lines))
-    if kind == "asm":
-        print(assembly.reading(loop) or f"llvm-mca is not installed: {assembly.WHERE}")
     return 0
 
 

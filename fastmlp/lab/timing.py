@@ -62,18 +62,21 @@ def summary(seconds: list[float]) -> Time:
 
 
 def in_alternation(
-    calls: Mapping[Key, Callable[[], float]], budget: float = 0.0, least: int = LEAST_ROUNDS
+    calls: Mapping[Key, Callable[[], float]],
+    budget: float = 0.0,
+    least: int = LEAST_ROUNDS,
+    most: int = MOST_ROUNDS,
 ) -> dict[Key, Time]:
     """Return the times of calls in turn, so that a disturbance disturbs all; each call returns seconds.
 
-    budget : seconds for each call; least : turns of each call, however long a turn takes
+    budget : seconds for each call; least, most : turns of each call, however long a turn takes
     """
     if not calls:
         return {}
     began = time.perf_counter()
     first = {key: [call()] for key, call in calls.items()}
     round_seconds = max(time.perf_counter() - began, 1e-6)
-    rounds = int(min(max(budget * len(calls) / round_seconds, least), MOST_ROUNDS))
+    rounds = int(min(max(budget * len(calls) / round_seconds, least), most))
     samples: dict[Key, list[float]] = {key: [] for key in first}  # the first round has cold caches
     order = list(calls)
     for _ in range(rounds):

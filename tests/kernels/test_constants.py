@@ -30,7 +30,7 @@ def each(z, out):
 floats = numba.types.Array(numba.types.float64, 2, "C")
 each.compile((floats, floats))
 (text,) = each.inspect_asm().values()
-loop = max(assembly.loops_of("each", text.splitlines(), "asm"), key=lambda loop: loop.arithmetic)
+loop = max(assembly.loops_of("each", text.splitlines()), key=lambda loop: loop.arithmetic)
 print(json.dumps(loop.lines))
 """
 

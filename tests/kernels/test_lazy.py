@@ -15,6 +15,7 @@ from support.selection import matrix, quick
 import fastmlp
 from fastmlp.backend import registry
 from fastmlp.kernels.codes import MOST_CODES
+from fastmlp.kernels.gemm.macrokernel import CUTS
 from fastmlp.kernels.gemm.microkernel import ALL_TILES, taken_by
 from fastmlp.kernels.jit import engine, lazy
 from fastmlp.kernels.jit.lazy import type_of
@@ -205,6 +206,13 @@ def test_every_tile_has_machine_code_of_its_own(kind):
     addresses = {lazy.compile_now(tiles.name, taken, code) for code in some}
     assert len(addresses) == len(some)
     assert 0 not in addresses
+
+
+def test_products_call_tiles_that_there_are():
+    called = {(height, vectors) for kind in CUTS for vectors, cut in enumerate(kind) for height, _ in cut}
+    shapes = [tiles.shapes for tiles in ALL_TILES.values()]
+    made = {(rows, vectors) for of in shapes for vectors, heights in enumerate(of, 1) for rows in heights}
+    assert {shape for shape in called if shape[0]} <= made
 
 
 def test_nothing_compiles_twice():

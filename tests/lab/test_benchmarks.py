@@ -1,14 +1,8 @@
-"""Rows of a benchmark's table are comparable: each has the threads that the table's name says."""
+"""The benchmarks: their commands, their peers, and two commits beside one another."""
 
-import hashlib
 import json
-import os
 import platform
 import re
-import subprocess
-import sys
-import time
-from concurrent import futures
 from pathlib import Path
 
 import pytest
@@ -17,18 +11,15 @@ from support.selection import matrix
 
 from benchmarks import against
 from benchmarks.pages import table
+from benchmarks.peers import takes_adam
 from benchmarks.processes import LIMITS, allowed
-from benchmarks.share import check_threads
-from fastmlp import Adam, Network
+from fastmlp import SGD, Adam, AdamW, Network, RMSprop, SparseAdam
 from fastmlp.lab.measurements import read
 from fastmlp.lab.steps import StepRow, workers
-from fastmlp.system.budget import usable_cores
 
 pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
 
 ROOT = Path(__file__).parents[2]
-DATA = bytes(1 << 20)
-
 
 COMMANDS = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
@@ -67,58 +58,23 @@ def test_every_command_has_help():
 
 
 def test_there_are_commands():
-    assert {"benchmarks", "benchmarks.compilation", "benchmarks.pages", "benchmarks.start"} <= set(COMMANDS)
-
-
-def compute():
-    hashlib.sha256(DATA)
-
-
-def both_cores():
-    """The clock of a process whose two threads are never without a core."""
-    return 2 * time.perf_counter()
-
-
-def test_a_row_that_takes_other_than_its_threads_is_reported():
-    check_threads(compute, 1)
-    check_threads(compute, 2, busy=both_cores)
-    with pytest.raises(AssertionError, match=r"has 1 thread, this keeps 2\.0 cores busy: it starts threads"):
-        check_threads(compute, 1, busy=both_cores)
-    with pytest.raises(pytest.skip.Exception, match=r"has 2 threads, this keeps [01]\.\d cores busy$"):
-        check_threads(compute, 2)
-
-
-def test_a_thread_that_has_no_core_for_a_while_takes_no_more_than_one():
-    """Neither do calls that are computed by another thread, as long chunks are, for which this one waits."""
-    check_threads(lambda: time.sleep(0.03), 1)
-    with futures.ThreadPoolExecutor(1) as pool:
-        check_threads(lambda: pool.submit(compute).result(), 1)
+    assert {"benchmarks", "benchmarks.compilation", "benchmarks.pages", "benchmarks.tables"} <= set(COMMANDS)
 
 
 FAILING = """
 import pytest
-from benchmarks.share import check_threads
-
 def test_wrong(benchmark):
     assert "right" == "wrong"
-
-def test_of_fewer_threads(benchmark):
-    check_threads(lambda: sum(range(10_000)), 2)
-
-def test_without_a_group(benchmark):
-    benchmark(sum, range(10))
 """
 
 
 @matrix
-def test_a_benchmark_that_fails_or_is_skipped_is_so_once_and_says_why(tmp_path):
+def test_a_benchmark_that_fails_does_so_once_and_says_why(tmp_path):
     (tmp_path / "test_failing.py").write_text(FAILING)
-    command = ["-m", "pytest", "-p", "benchmarks.conftest", "-p", "no:xdist", "-W", "error", "-rs"]
+    command = ["-m", "pytest", "-p", "benchmarks.conftest", "-p", "no:xdist", "-W", "error"]
     alone = {"PYTHONPATH": str(ROOT), "PYTEST_XDIST_WORKER": None}  # pytest-benchmark times in no worker
     done = python(*command, tmp_path, "--benchmark-only", exit_code=1, cwd=tmp_path, **alone)
-    assert "1 failed, 1 passed, 1 skipped, 1 error in " in done.stdout
-    assert "ERROR at teardown of test_without_a_group" in done.stdout
-    assert "every row of the table has 2 threads, this keeps " in done.stdout
+    assert "1 failed in " in done.stdout
 
 
 def test_a_program_of_a_networks_own_stands_in_no_table_of_two_threads():
@@ -185,6 +141,12 @@ def test_a_row_that_one_side_lacks_is_left_out_in_a_line(capsys):
     assert capsys.readouterr().out == said
 
 
+def test_peers_take_no_optimiser_for_another():
+    assert [takes_adam(kind()) for kind in (SGD, Adam, AdamW, SparseAdam)] == [False, True, True, True]
+    with pytest.raises(TypeError, match="no peer takes steps of RMSprop; choose from: SGD, Adam"):
+        takes_adam(RMSprop())
+
+
 @pytest.mark.slow  # starts a process for each peer
 def test_peers_are_measured_and_written_as_bench_does(tmp_path):
     """Each peer is held to the reference's losses; the file and its table are those of `fastmlp bench`."""
@@ -202,30 +164,3 @@ def test_peers_are_measured_and_written_as_bench_does(tmp_path):
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     assert (cells[0], cells[4:7], cells[8]) == ("30-100-1 b100 adam", [""] * 3, "")
     assert float(cells[7].strip("*")) > 1, row  # scikit-learn's time over ours
-
-
-@pytest.mark.slow
-def test_every_row_of_a_table_has_the_threads_of_its_name():
-    # Matrix products that NumPy's and SciPy's BLAS would share among all cores; each row checks itself.
-    rows = "predict and 784 and float64 and (reference or blas)"
-    command = ["-m", "pytest", "benchmarks/test_epoch_speed.py", "--benchmark-only"]
-    inherited = {name: None for name in os.environ if name.startswith("PYTEST_XDIST")}
-    done = python(*command, "--benchmark-max-time=0.01", "-k", rows, cwd=ROOT, **inherited)
-    assert "benchmark 'predict 784-128-10 3200 rows float64, 1 thread': 2 tests" in done.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
-def test_programs_that_have_the_cores_fail_no_benchmark():
-    """A training whose second thread finds no core goes on with one, and is in no table of two threads."""
-    rows = ["benchmarks/test_epoch_speed.py", "-k", "epochs and float32 and 28-256 and -2-"]
-    command = ["-m", "pytest", *rows, "--benchmark-only", "--benchmark-max-time=0.01"]
-    inherited = {name: None for name in os.environ if name.startswith("PYTEST_XDIST")}
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
-    try:
-        done = python(*command, cwd=ROOT, **inherited)
-    finally:
-        for one in others:
-            one.kill()
-            one.wait()
-    assert sum(map(int, re.findall(r"(\d+) (?:passed|skipped)", done.stdout))) == 3  # fused and those on it

@@ -141,7 +141,7 @@ MISTAKES = {
     "bench --clock sun": "unknown clock 'sun'; choose from: auto, wall, cpu",
     "bench --clock cpu --threads 2": "clock cpu adds up the time of all threads; use wall for",
     "bench --watch": "--watch needs a file among --variant",
-    "bench --asm": "--asm and --ir take one --variant and one --slot",
+    "bench --asm": "--asm takes one --variant and one --slot",
     "bench --slot affine --compare none.json": "No such file or directory: 'none.json'",
     "new-variant a-b": "a variant's name must be letters, digits and _, got 'a-b'",
     "new-variant tiled": "a backend named 'tiled' exists already",

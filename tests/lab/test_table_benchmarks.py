@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from support.processes import python
 
-from benchmarks.tables.__main__ import planned
+from benchmarks.tables.__main__ import planned, version_of
 from benchmarks.tables.learners import learner_of
 from benchmarks.tables.page import report
-from benchmarks.tables.rows import version_of
 from benchmarks.tables.sets import CHOOSE, HELD, LEVEL_ROWS, LEVELS, MOST_ROWS
 
 ROOT = Path(__file__).parents[2]
