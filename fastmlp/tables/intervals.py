@@ -98,9 +98,8 @@ def growth(errors: Array, times: Array) -> float:
 
     times : (n,) of the errors. Sizes follow a line by least squares, which does not fall.
     """
-    after = times - times.mean()
-    square, size = float(after @ after), np.abs(errors)
-    slope = max(0.0, float(after @ size) / square) if square else 0.0
+    after, size = times - times.mean(), np.abs(errors)
+    slope = max(0.0, (after * size).sum() / (np.square(after).sum() or 1.0))
     return float(1 + slope * np.ptp(times) / (size.mean() or 1.0))
 
 
