@@ -132,6 +132,7 @@ def test_local_sgd_takes_no_step_on_a_single_row_of_a_batch_norm(steps):
     assert model.history["loss"][-1] > 0
 
 
+@matrix
 def test_the_dtype_and_the_backend_that_auto_takes_are_those_of_all():
     settings = settings_of({"X": X.astype(np.float32), "backend": "auto"})
     models = ranks(2, lambda one: fitted(settings, one, [60]))
@@ -167,7 +168,7 @@ def test_losses_of_heads_in_local_sgd_are_those_of_all_rows():
     assert_close(averaged(settings, 1), fitted(settings), settings)
 
 
-@quick(1)
+@matrix
 @pytest.mark.parametrize("cuts", [(34, 68), (0, 99)], ids=["equal", "ragged"])
 def test_averages_every_few_steps_train(cuts):
     settings = settings_of({"optimizer": fastmlp.Adam(2e-2), "epochs": 12, "batch_size": 8})

@@ -126,6 +126,7 @@ def test_jit_predict_keeps_the_parameters_of_when_it_was_made():
     assert np.allclose(predict(X), expected)
 
 
+@quick(40)
 @each_dtype
 @each_network
 def test_torch(case, dtype):

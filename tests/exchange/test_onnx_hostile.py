@@ -10,7 +10,7 @@ import pytest
 from support import needs
 from support.drawn_networks import pick
 from support.exchanged_models import own_gated
-from support.selection import quick, seeds
+from support.selection import matrix, quick, seeds
 
 import fastmlp
 from fastmlp import Activate, Categories, Dense, Head, Members, Model, Network, Numbers, Residual
@@ -128,7 +128,7 @@ def test_a_harmed_description_is_refused_or_harmless(seed, tmp_path):
     tried(seed, tmp_path)
 
 
-@quick(1)
+@matrix
 @pytest.mark.parametrize("harm", [{"type": "Dense"}, float("inf")], ids=str)
 def test_a_formula_of_nonsense_is_refused_or_harmless(harm, tmp_path):
     """Whatever stands in the place of an operation, a number or a name of a user's formula."""

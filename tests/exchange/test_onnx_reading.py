@@ -72,7 +72,7 @@ def compare(path, given, rng):
     return True
 
 
-@quick(1)
+@quick(0)
 @pytest.mark.parametrize("seed", seeds(1, 5, 40))
 @pytest.mark.parametrize("trap", [0.0, 0.15])
 def test_random_graphs_are_refused_or_equal(seed, trap, tmp_path):

@@ -306,6 +306,7 @@ def fuzzed(rng, files):
     )
 
 
+@quick(0)
 @pytest.mark.parametrize(("inputs", "least"), [(500, 25), pytest.param(20_000, 50, marks=campaign)])
 def test_no_file_does_more_than_raise_a_checkpoint_error(inputs, least, written, tmp_path, report_figure):
     rng = np.random.default_rng(0)

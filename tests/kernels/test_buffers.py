@@ -36,7 +36,7 @@ def everything(backend, dtype, hidden, dropout):
     return objective, gradients, model.parameters, *model.history.values(), model.predict(X)
 
 
-@quick(2)
+@quick(0)
 @crossed(backend=registry.backends(), hidden=TOGETHER, dtype=COMPILED_DTYPES)
 def test_results_do_not_depend_on_what_fresh_memory_holds(monkeypatch, backend, hidden, dtype):
     cases = [(hidden, dropout) for dropout in (0.0, 0.4)]

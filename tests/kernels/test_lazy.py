@@ -10,7 +10,7 @@ from numba.np.numpy_support import from_dtype
 from support import needs
 from support.compilations import compilations
 from support.processes import importing, python
-from support.selection import matrix, quick
+from support.selection import matrix
 
 import fastmlp
 from fastmlp.backend import registry
@@ -194,7 +194,7 @@ def test_control_c_while_a_function_compiles_is_a_keyboard_interrupt(tmp_path, m
     fit(name)
 
 
-@quick(1)
+@matrix
 @pytest.mark.parametrize("kind", ALL_TILES)
 def test_every_tile_has_machine_code_of_its_own(kind):
     tiles, taken = ALL_TILES[kind], taken_by(types.float32)

@@ -74,6 +74,7 @@ def has_the_bits_of_fused(network, X, y, **options):
     assert ours.history == theirs.history
 
 
+@matrix
 @pytest.mark.parametrize("name", ["six moments", *(pytest.param(name, marks=matrix) for name in OPTIMIZERS)])
 def test_every_rule_has_the_bits_of_fused(name):
     optimizer = {**OPTIMIZERS, "six moments": six_moments(0.01)}[name]
@@ -190,6 +191,7 @@ def test_a_program_for_one_network_has_the_bits_of_fused(name, dtype):
     has_the_bits_of_fused(network, X, y, sample_weight=rng.integers(0, 3, rows), **options)
 
 
+@matrix
 @pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=matrix)])
 def test_any_number_of_threads_gives_the_same_bits(dtype, monkeypatch):
     shared = specialized.VARIANT._replace(name="shared", workers=lambda work: work.threads)

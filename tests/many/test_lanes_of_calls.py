@@ -65,7 +65,7 @@ def test_models_whose_rates_differ_are_prepared_once_and_have_the_bits_of_fit(to
         assert_same(model.fit_more(X, Y, epochs=2), alone.fit_more(X, Y, epochs=2))
 
 
-@quick(1)
+@matrix
 @pytest.mark.parametrize(
     "options",
     [
@@ -297,6 +297,7 @@ def vectors(monkeypatch, cut_blocks):
     return found
 
 
+@quick(1)
 @pytest.mark.parametrize(
     ("batch_size", "shuffle", "optimizer", "average"),
     [
@@ -358,6 +359,7 @@ def test_models_of_a_block_that_all_diverge_within_an_epoch_train_once(
     assert together == [3]
 
 
+@matrix
 def test_a_block_of_which_all_diverge_ends_at_once(vectors, together):
     optimizer = Adam(lambda epoch: 0.01 if epoch < 2 else 1e300)
     models = fit_many(

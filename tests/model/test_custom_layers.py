@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from support.custom_layers import LISTS, own_norm, own_prelu, shares, unit
 from support.exchanged_models import own_gated, own_sine
+from support.selection import quick
 
 import fastmlp
 from fastmlp import AdamW, Dense, Dropout, Layer, LayerNorm, Network, Normal, PReLU, Uniform
@@ -25,6 +26,7 @@ def train(layers, backend, **options):
 # --- what they compute -----------------------------------------------------------------------------------
 
 
+@quick(3)
 @pytest.mark.parametrize("component", [own_sine, own_gated, own_norm, own_prelu, shares, unit], ids=repr)
 def test_derivatives_are_differences(component):
     check(component)

@@ -102,6 +102,7 @@ def _with(epsilon):
     return [Dense(12, "tanh", name="low"), Dense(12), LayerNorm(epsilon), Dense(3)]
 
 
+@matrix
 def test_models_of_one_call_have_their_own_hyperparameters():
     both = [NETWORKS["LayerNorm"].replaced(layers=_with(epsilon)) for epsilon in (1e-5, 0.5) * 4]
     given = {"optimizer": SGD(0.05), "epochs": 3, "dtype": "float64", "backend": "specialized"}

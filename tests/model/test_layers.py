@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse
 from support.layer_networks import BLOCK, EVERYTHING, INPUTS, LISTS, OUTPUTS, ROWS, network, train
 from support.refusals import refusals
-from support.selection import quick
+from support.selection import matrix, quick
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Add, BatchNorm, Dense, Dropout, LayerNorm, Network, Residual, Stepper
@@ -193,6 +193,7 @@ def test_what_a_list_refuses_when_it_is_trained(backend, rows):
         other.weights  # noqa: B018
 
 
+@matrix
 @pytest.mark.parametrize("name", ["LayerNorm", "a norm of the inputs"])
 def test_bytes_and_an_optimiser_of_sparse_updates(name, rows):
     X, y = rows

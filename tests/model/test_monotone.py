@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from support.refusals import refusals
-from support.selection import quick, some_backends
+from support.selection import matrix, quick, some_backends
 
 import fastmlp
 from fastmlp import (
@@ -195,6 +195,7 @@ def test_trainings_go_on(tmp_path):
     assert_monotone(fit(network, initial=free, epochs=0).predict)
 
 
+@matrix
 def test_many_models_are_those_of_their_own_fits(lane_programs):
     taken, blocks_of = [], lanes.blocks_of
 

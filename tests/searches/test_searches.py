@@ -30,7 +30,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from support.noted import noted
 from support.problems import data_set
 from support.searches import X, Y, assert_nothing_runs, assert_same_results, both, classifier, counted
-from support.selection import quick
+from support.selection import matrix, quick
 
 import fastmlp
 from fastmlp import Callback, MLPClassifier, MLPRegressor
@@ -198,6 +198,7 @@ def test_a_candidate_that_fails_has_the_score_for_that():
     assert_nothing_runs()
 
 
+@matrix
 def test_searches_within_a_validation_train_with_one_another(trained):
     inner = {
         package: package.GridSearchCV(classifier(early_stopping=True), {"alpha": [1e-4, 1.0]}, cv=2)
@@ -213,6 +214,7 @@ def test_searches_within_a_validation_train_with_one_another(trained):
     assert trained == [3] * 5  # of scikit-learn's one after another
 
 
+@matrix
 def test_a_tuned_threshold_is_that_of_scikit_learns_search(trained):
     tuned = TunedThresholdClassifierCV(piped(), cv=StratifiedKFold(2), thresholds=5)
     theirs, ours = both(
@@ -407,6 +409,7 @@ def test_a_grid_in_lanes_has_scikit_learns_results(monkeypatch, lane_programs):
     assert max(found) == lanes_of(np.dtype(np.float64))
 
 
+@matrix
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(("batch_size", "early_stopping"), [(22, False), (19, True)])
 def test_folds_of_unequal_rows_take_the_steps_that_they_share_together(
@@ -499,7 +502,7 @@ def test_the_picture_has_a_line_for_each_candidate_over_its_epochs():
     assert sorted(len(line.get_xdata()) for line in budget.lines) == [1, 1, 2, 2]
 
 
-@quick(1)
+@matrix
 @pytest.mark.parametrize(
     "options",
     [{"early_stopping": True}, {"learning_rate": "adaptive", "solver": "sgd"}, {"callbacks": [Callback()]}],

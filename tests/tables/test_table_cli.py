@@ -35,6 +35,7 @@ from fastmlp.kernels.mixed import tiles
 from fastmlp.system import notices
 
 
+@matrix
 def test_train_compares_a_model_with_simpler_ones(folder, command):
     output = command(f"train {folder}/flats.csv --target price --drop kind {LEARNED}")
     assert command.errors == ""

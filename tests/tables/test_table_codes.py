@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from support.changed_tables import refusal
 from support.flats import QUICK, QUICKLY
-from support.selection import quick
+from support.selection import matrix
 from support.table_bounds import bound
 
 from fastmlp import Dense, LayerNorm, TableClassifier, TableRegressor
@@ -197,7 +197,7 @@ def test_classes_have_them_too():
     assert model.score(frame, "dear") > 0.75
 
 
-@quick(1)
+@matrix
 @pytest.mark.parametrize("cycle", [10, 20])
 def test_codes_of_a_long_periodic_table_are_found(cycle):
     values = np.tile(np.arange(float(cycle)), 2**21 // cycle)

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from sklearn.inspection import partial_dependence, permutation_importance
 from support.flats import QUICK, flats
-from support.selection import matrix, quick
+from support.selection import matrix
 from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableRegressor
@@ -276,7 +276,7 @@ def test_other_levels_stand_in_the_order_of_their_effects():
     assert order_of([], np.empty((1, 2))) == []
 
 
-@quick(1)
+@matrix
 @pytest.mark.parametrize("kind", [TableRegressor, TableClassifier])
 def test_a_panel_is_drawn_on_axes_that_are_given(kind):
     from matplotlib.figure import Figure
@@ -297,6 +297,7 @@ def test_a_panel_is_drawn_on_axes_that_are_given(kind):
         assert model.plot(frame[:60]).get_suptitle() == ""
 
 
+@matrix
 def test_the_rows_held_out_of_a_table_are_looked_at(folder, tmp_path, command):
     table, found = folder / "flats.csv", load(folder / "price")
     held = flats().filter(found.held_)

@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from support.flats import QUICK, flats
 from support.missing_packages import without
 from support.processes import python
-from support.selection import matrix, quick
+from support.selection import matrix
 from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableError, TableRegressor
@@ -78,7 +78,7 @@ def test_arrays_and_classes_that_are_numbers():
     assert model.score(X, y) > 0.9
 
 
-@quick(1)
+@matrix
 @pytest.mark.parametrize(("kind", "y"), [(TableClassifier, "kind"), (TableRegressor, "price")])
 def test_rows_without_a_target_are_left_out(kind, y):
     """As if they were not there, with their weights; but what numbers the rows is seen in all of them."""

@@ -205,6 +205,7 @@ def test_what_cannot_order_or_group_is_one_line(time, group, message):
         TableRegressor(**QUICK, time=time, group=group, columns=columns).fit(frame, "price")
 
 
+@matrix
 def test_a_column_that_orders_or_groups_rows_is_named_where_it_matters():
     with pytest.warns(UserWarning, match=r"^day: later rows have about .* time='day' holds out such rows"):
         TableRegressor(**FAST | {"epochs": 1}).fit(trend(600), "y")
@@ -247,6 +248,7 @@ def train(command, tmp_path):
     return trained
 
 
+@matrix
 def test_the_report_is_of_later_rows_of_new_groups_or_of_a_file(tmp_path, train):
     table = trend(100).with_columns(who=pl.Series([f"w{place % 10}" for place in range(100)]))
     held = tmp_path / "held.csv"

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from sklearn.model_selection import cross_val_score
 from support.flats import QUICK, QUICKLY
-from support.selection import quick
+from support.selection import matrix
 
 from fastmlp import TableRegressor
 from fastmlp.tables.estimators import load
@@ -43,7 +43,7 @@ def drawn(rng, rows):
     ).with_columns(pl.when(pl.col("number") > 1).then(None).otherwise("number").alias("number"))
 
 
-@quick(1)
+@matrix
 @pytest.mark.parametrize("options", ["regression", "classification --threshold balanced"])
 def test_rows_held_out_for_a_report_change_nothing_that_is_learned(tmp_path, command, options):
     """Other values and targets there leave columns, networks and threshold as they are."""

@@ -162,6 +162,7 @@ def test_a_picture_of_a_model_of_python_says_so_too(folder, tmp_path, command):
     assert "flats.csv is the table that the model was trained on" in command.errors
 
 
+@matrix
 def test_letters_that_a_picture_has_not_are_refused_in_one_line(tmp_path, command):
     frame, other = (flats(seed=seed).select(pl.col("size").alias("日"), "price") for seed in (0, 1))
     other.write_csv(tmp_path / "t.csv")

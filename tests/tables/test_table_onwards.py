@@ -226,6 +226,7 @@ def test_a_class_that_was_not_learned_is_refused(classifier):
     assert classifier.models_[0].parameters is parameters
 
 
+@matrix
 @pytest.mark.filterwarnings("ignore:column 'city'. .* levels that were not learned")
 def test_new_rows_of_several_targets_and_of_logarithms_have_their_own_shift():
     first, second = flats(), flats(150, 1).with_columns(price=1.5 * pl.col("price"))
@@ -241,6 +242,7 @@ def test_new_rows_of_several_targets_and_of_logarithms_have_their_own_shift():
         model.fit_more(second.with_columns(price=pl.lit(-1.0)))
 
 
+@matrix
 def test_a_monotone_model_from_a_file_remains_monotone(tmp_path):
     frames = [flats(600, seed).drop("kind", "city").filter(pl.col("size").is_not_null()) for seed in (0, 1)]
     first, second = (

@@ -12,6 +12,7 @@ import pytest
 from scipy.sparse import csr_array
 from support.changed_tables import refusal
 from support.flats import QUICKLY
+from support.selection import matrix
 from support.table_bounds import bound
 
 import fastmlp
@@ -192,6 +193,7 @@ def of_mixed(mixed):
     return TableRegressor(**QUICK, learning_rate=0.01, members=2).fit(mixed, "y")
 
 
+@matrix
 def test_numbers_beside_many_categories_are_embedded(mixed, of_mixed):
     assert of_mixed.encoding_.is_sparse
     assert of_mixed.encoding_.parts[:2] == ["x", "city = " + of_mixed.encoding_.columns[0].levels[0]]

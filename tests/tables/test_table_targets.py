@@ -13,7 +13,7 @@ import pytest
 from sklearn import metrics
 from support.flats import QUICK as SETTINGS
 from support.flats import QUICKLY, flats
-from support.selection import quick
+from support.selection import matrix, quick
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables.frames import TableError
@@ -350,6 +350,7 @@ def test_several_classes():
     assert model.score(frame.drop("price", "rooms"), ["kind", "big"]) > 0.8
 
 
+@matrix
 def test_several_by_each_loss_and_with_holes():
     frame = several().drop("kind")
     holes = frame.with_columns(rooms=pl.when(pl.int_range(pl.len()) % 10 > 0).then(pl.col("rooms")))

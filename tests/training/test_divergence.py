@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.callbacks import calling
 from support.problems import COMPILED_DTYPES, data_set
-from support.selection import crossed, quick, some_backends
+from support.selection import crossed, matrix, quick, some_backends
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Callback, DivergenceError, EarlyStopping, Network, RMSprop
@@ -26,6 +26,7 @@ OVERFLOWS = {
 }
 
 
+@matrix
 def test_initial_arrays_that_can_be_read_once_diverge_as_lists_do():
     weights, biases = [np.ones((10, 6)), np.ones((6, 1))], [np.ones(6), np.ones(1)]
     given = OVERFLOWS["relu, penalties"]

@@ -8,6 +8,7 @@ import polars
 import pytest
 from support.heads import GAPS, ROWS, WEIGHTS, WHOLE, X, fit, network, rows_of
 from support.refusals import refusals
+from support.selection import matrix
 
 import fastmlp
 from fastmlp import Categories, Dense, Head, Network, Numbers, Periodic, PiecewiseLinear
@@ -54,6 +55,7 @@ def test_a_single_head_without_a_name_takes_parts():
     assert_same(fit(net, None, blocks, **KEPT), fit(net, GAPS["price"], **KEPT))
 
 
+@matrix
 def test_maps_and_tables_have_columns_for_heads(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     whole, options = fit(NET, GAPS, **KEPT), {"net": NET, **KEPT}

@@ -19,7 +19,7 @@ from support.auto_choice import have_chosen
 from support.callbacks import calling
 from support.interruptible_fits import LARGE, X, Y, fit
 from support.processes import importing
-from support.selection import campaign, some_backends
+from support.selection import campaign, matrix, some_backends
 
 import fastmlp
 from fastmlp import Checkpoint, Interrupted, Network
@@ -302,6 +302,7 @@ def test_a_signal_during_a_step_of_seconds_is_answered_within_one(
         report_figure(f"answered in {seconds:.2f} s with a whole model of {epochs} epochs")
 
 
+@matrix
 def test_a_first_chunk_of_tiny_steps_is_no_longer_than_others():
     """The reference takes half a millisecond for a step of seven layers, whatever their sizes."""
     deep, chunks = Network([10, *6 * [4], 1], hidden="gelu", dropout=0.1), []

@@ -68,6 +68,7 @@ def test_batches_that_grow_have_the_bits_of_other_backends(optimizer):
     np.testing.assert_array_equal(both[0].parameters, both[1].parameters)
 
 
+@matrix
 @pytest.mark.parametrize("sizes", [pytest.param((4, 5, 9), marks=matrix), (4, 5, 3)])
 def test_a_step_that_diverges_leaves_nothing_behind(sizes):
     stepper, fresh = (
@@ -267,7 +268,7 @@ def test_a_call_that_fails_leaves_no_half_of_a_forward(fails):
 @some_backends
 def test_a_batch_norm_may_go_backward_twice(backend):
     network = Network(inputs=4, layers=[Dense(5, "tanh"), BatchNorm(), Dense(3)])
-    stepper = Stepper(network, Adam(), seed=0, backend=backend, dtype="float64")
+    stepper = Stepper(network, Adam(), seed=0, backend=backend)
     found = []
     for training in (True, True, False):
         stepper.forward(GOOD, training=training)
