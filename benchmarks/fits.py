@@ -21,8 +21,7 @@ from fastmlp.system.budget import usable_cores
 
 from .calls import Seconds, Timed, row
 
-LONG = 1000
-"""Steps alone are a share of a training of so many times as many."""
+LONG = 1000  # times as many steps, of which steps alone are a share
 
 ONE = {"progress": False, "threads": 1}
 

@@ -1,8 +1,7 @@
 """The trainings that fastmlp and its peers are timed on, with their data and the start that all have.
 
-A work is complete: a peer needs nothing else. All numbers are seeded, so that two processes that prepare the
-same work hold the same numbers. fastmlp is used by its public names, since `against` brings older ones. Rows
-of layers have the chain of the same products beside them, which shows what the layers cost.
+A work is complete, and all its numbers are seeded. fastmlp is used by its public names, since `against`
+brings older ones. Rows of layers have the chain of the same products beside them, to show what layers cost.
 """
 
 import random
