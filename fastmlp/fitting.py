@@ -18,8 +18,8 @@ from fastmlp.model.averages import Average
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.trained.model import Model
-from fastmlp.training.more import Continuation
 from fastmlp.training.options import FitOptions, Validation
+from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.start import Initial
 from fastmlp.training.trainer import prepared
 
@@ -43,7 +43,7 @@ def fit(
     backend: str = "auto",
     threads: int | None = None,
     dtype: DTypeLike | None = None,
-    resume: str | os.PathLike[str] | Continuation | None = None,
+    resume: str | os.PathLike[str] | Snapshot | None = None,
     communicator: Any = None,
     average: Average | None = None,
     metrics: Iterable[Metric] | Mapping[str, Iterable[Metric]] = (),

@@ -22,14 +22,13 @@ from fastmlp.distributed.steps import AveragedSteps, SynchronousSteps
 from fastmlp.model.backend import Backend, Data
 from fastmlp.model.descriptions import described
 from fastmlp.model.network import Network
-from fastmlp.model.state import Array, Snapshot, TrainState
+from fastmlp.model.state import Array, TrainState
 from fastmlp.system.interrupts import BY_SIGINT, Interrupted
 from fastmlp.trained.model import Model
-from fastmlp.training.checkpoint import Saved
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.loop import Plan, Training
-from fastmlp.training.more import Continuation
 from fastmlp.training.options import FitOptions, drawn_seed
+from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.threads import Threads
 from fastmlp.training.trainer import prepared
 
@@ -144,9 +143,8 @@ class TrainingRanks(SeveralRanks):
         with self.raise_on_all_ranks():
             options = check(network, options, self.first)
             self._check(network, options)
-        more, file = options.earlier
-        file = self.of_first(file)
-        if not more:
+        file = self.of_first(options.file)
+        if options.resume is None or options.file is not None:
             options = options._replace(resume=file)
         self._compare(network, options)
         seed = options.seed
@@ -173,7 +171,7 @@ class TrainingRanks(SeveralRanks):
     def _compare(self, network: Network, options: FitOptions) -> None:
         """Raise RankError for differing options, CheckpointError for a file of a single process."""
         saved, dtype, validation = options.resume, options.dtype, options.validation
-        goes_on = isinstance(saved, Continuation)
+        goes_on = saved is not None and options.file is None
         self.check_same(
             network=described(network), optimizer=described(options.optimizer), epochs=options.epochs,
             batch_size=options.batch_size, shuffle=options.shuffle, seed=options.seed,
@@ -183,11 +181,12 @@ class TrainingRanks(SeveralRanks):
             **options.of_steps(),
         )  # fmt: skip
         if goes_on:
-            self.check_equal(saved.snapshot.parameters, saved.snapshot.moments)
+            self.check_equal(saved.parameters, saved.moments)
         with self.raise_on_all_ranks():
-            if isinstance(saved, Saved) and not saved.by_rows:
+            if options.file is not None and not options.file.by_rows:
                 raise CheckpointError(
-                    f"{saved.path!r} is of a training without a communicator, which one process can resume"
+                    f"{options.file.path!r} is of a training without a communicator, which one process can "
+                    "resume"
                 )
 
     @property

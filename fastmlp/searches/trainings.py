@@ -23,11 +23,12 @@ from fastmlp.many.lanes import ModelGroup, program_of, saved_together
 from fastmlp.many.trainings import Trainings
 from fastmlp.model.descriptions import described
 from fastmlp.model.rows import SparseRows
-from fastmlp.model.state import Snapshot, TrainState
+from fastmlp.model.state import TrainState
 from fastmlp.system.interrupts import deferred
 from fastmlp.system.notices import Bar
 from fastmlp.training.loop import Plan, Training
 from fastmlp.training.prepared import Prepared
+from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.threads import most_seconds
 
 _snapshots: ContextVar[dict[str, tuple[Snapshot, bool]] | None] = ContextVar(

@@ -22,12 +22,13 @@ from fastmlp.model.backend import Chunk, Data, counts_of, evaluated, losses_of_p
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.schedules import BEGINNING, Since
-from fastmlp.model.state import Snapshot, TrainState
+from fastmlp.model.state import TrainState
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind
 from fastmlp.trained import format_of
 from fastmlp.training.divergence import DivergenceError, Draft, last_finite, sound
 from fastmlp.training.options import FitOptions
+from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.threads import (
     LAYER_SECONDS,
     TRIAL_SECONDS,
@@ -193,13 +194,12 @@ class Training:
         run.step, run.rate_factor = saved.step, saved.rate_factor
         run.history.update({name: [*values] for name, values in saved.history.items()})
         run.epoch = len(run.history["loss"])
-        self.batches.resume(saved)
+        self.batches.resume(saved.step, saved.epoch_step, run.epoch)
         run.rows_seen = self.batches.rows_before(saved.step)
 
     def snapshot(self) -> Snapshot:
         """Return the state that determines the rest of the training."""
         return Snapshot(
-            setting=self.plan.setting,
             parameters=self.state.parameters,
             moments=self.state.moments[: self.plan.optimizer.moment_rows],
             step=self.run.step,
@@ -207,7 +207,10 @@ class Training:
             sums=self.losses.sums,
             history=self.run.history,
             callbacks=states_of(self.callbacks) if self.callbacks else [],
+            backend=current_backend(self.plan.backend).name,  # type: ignore[arg-type]  # as for the run
+            seed=self.plan.options.seed,
             rate_factor=self.run.rate_factor,
+            setting=self.plan.setting,
             since=self.plan.since,
             other_steps=self.plan.other_steps,
             earlier={} if self.resumed is None else self.resumed.earlier,

@@ -7,9 +7,9 @@ training, are checked in each call.
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Iterable
+from numbers import Real
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict
 
@@ -33,12 +33,11 @@ from fastmlp.model.state import is_bfloat16
 from fastmlp.system.budget import available_cores
 from fastmlp.system.notices import is_watched
 from fastmlp.trained.model import Model
-from fastmlp.training.more import Continuation
+from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.start import Initial
 
 if TYPE_CHECKING:
     from fastmlp.backend.auto import Auto
-    from fastmlp.training.checkpoint import Saved
 
 Validation = float | tuple[Any, ArrayLike] | tuple[Any, ArrayLike, ArrayLike]
 
@@ -49,8 +48,8 @@ ADAM = Adam()
 class FitOptions(NamedTuple):
     """The options of `fit`, without network, rows and communicator; defaults as of `fit`.
 
-    After the check there is an `Optimizer` and a list of callbacks, and `resume` is the training of a file
-    or a model; the seed is drawn later. Options before `seed` are descriptions, whose checks are kept by
+    After the check there is an `Optimizer` and a list of callbacks, and `resume` is the `Snapshot` of a
+    file or a model; the seed is drawn later. Options before `seed` are descriptions, whose checks are kept by
     identity; `seed` and later options are checked in each call (`VALUES`).
 
     fit : `fastmlp.fit` itself, which is above this module, for `Model.fit_more`
@@ -79,18 +78,18 @@ class FitOptions(NamedTuple):
     resume: Any = None
 
     @property
-    def earlier(self) -> tuple[Continuation | None, Saved | None]:
-        """The resumed training of a model or of a file, after the check of options."""
-        resume = self.resume
-        if resume is None:
-            return None, None
-        return (resume, None) if isinstance(resume, Continuation) else (None, resume)
+    def file(self) -> Snapshot | None:
+        """The training of the file to resume from, after the check of options."""
+        return self.resume if self.resume is not None and self.resume.path is not None else None
 
-    def staying(self, optimizer: Optimizer, dtype: np.dtype[Any]) -> dict[str, Any]:
-        """Return the options kept by `Model.fit_more`; optimizer, dtype : of the steps"""
-        found = dict(zip(STAYS, _staying(self), strict=True))
-        found["optimizer"], found["dtype"] = optimizer, dtype
-        return found
+    def kept(self, optimizer: Optimizer, dtype: np.dtype[Any]) -> Self:
+        """Return the options kept for `Model.fit_more`; optimizer, dtype : of the steps"""
+        validation = self.validation
+        return self._replace(
+            optimizer=optimizer, dtype=dtype, callbacks=(), progress=None, average=None, initial=None,
+            sample_weight=None, resume=None,
+            validation=float(validation) if isinstance(validation, Real) else None,
+        )  # fmt: skip
 
     def of_steps(self) -> dict[str, Any]:
         """Return the options with an effect on a step's numbers; None for defaults."""
@@ -101,12 +100,8 @@ class FitOptions(NamedTuple):
 USUAL = FitOptions._field_defaults
 """The defaults."""
 
-GIVEN_ANEW = {
+ELSEWHERE = {
     "fit", "epochs", "callbacks", "progress", "average", "initial", "sample_weight", "validation", "resume",
-}  # fmt: skip
-"""The options not kept by `Model.fit_more`."""
-
-ELSEWHERE = GIVEN_ANEW | {
     "optimizer", "batch_size", "shuffle", "window", "seed", "backend", "threads", "dtype", "metrics",
     "training_metrics",
 }  # fmt: skip
@@ -115,9 +110,7 @@ ELSEWHERE = GIVEN_ANEW | {
 Any other option changes the numbers of a step: the option is in a training's file, and steps are taken alone.
 """
 
-STAYS = tuple(name for name in FitOptions._fields if name not in GIVEN_ANEW)
 OF_STEPS = tuple(name for name in FitOptions._fields if name not in ELSEWHERE)
-_staying = operator.attrgetter(*STAYS)
 
 
 class OptionsOfEach(TypedDict, total=False):
@@ -164,11 +157,10 @@ def checked(network: Network, options: FitOptions, first: bool = True) -> FitOpt
 
         changed["metrics"] = checked_metrics(options.metrics, network)
     resume = options.resume
-    if resume is not None and not isinstance(resume, Continuation):
-        from fastmlp.training.checkpoint import Saved, read_training
+    if resume is not None and not isinstance(resume, Snapshot):
+        from fastmlp.training.checkpoint import read_training
 
-        if not isinstance(resume, Saved):
-            changed["resume"] = read_training(resume, components_of(network)) if first else None
+        changed["resume"] = read_training(resume, components_of(network)) if first else None
     return options._replace(**changed)
 
 
@@ -202,13 +194,12 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 def drawn_seed(options: FitOptions) -> int:
     """Return the seed of the resumed training, or a new seed."""
-    saved = options.resume
-    return int(saved.seed if saved else int.from_bytes(os.urandom(16), "little"))
+    return int(options.resume.seed if options.resume else int.from_bytes(os.urandom(16), "little"))
 
 
 def backend_request(options: FitOptions) -> tuple[str, bool, bool]:
     """Return (backend, goes_on, mixed) of a `Setup`; ValueError where the file is of another dtype."""
-    backend, saved, (_, file) = options.backend, options.resume, options.earlier
+    backend, saved, file = options.backend, options.resume, options.file
     earlier: str | None = saved.backend if saved else None
     mixed = options.dtype is not None and is_bfloat16(options.dtype)
     goes_on = earlier is not None and is_exact(earlier)
@@ -366,7 +357,7 @@ def setup_of(network: Network, options: FitOptions, ranks: Ranks) -> tuple[FitOp
 def _key(network: Network, options: FitOptions) -> tuple[Any, ...] | None:
     """Return the key of a setup; None if the next call may need another setup."""
     resume = options.resume
-    if registry.given() or not (resume is None or isinstance(resume, Continuation)):
+    if registry.given() or not (resume is None or (isinstance(resume, Snapshot) and resume.path is None)):
         return None
     watched = options.progress is None and is_watched()
     return id(network), *map(id, options[:VALUES]), resume and resume.backend, watched

@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,13 +30,13 @@ from fastmlp.model.backend import Array, Data
 from fastmlp.model.layout import aligned, aligned_copy, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.schedules import BEGINNING
-from fastmlp.model.state import Snapshot, TrainState, initial_state
+from fastmlp.model.state import TrainState, initial_state
 from fastmlp.system import budget
 from fastmlp.system.interrupts import Interrupted, deferred
 from fastmlp.trained.model import Model
 from fastmlp.training.loop import Plan, Training, of_all_rows
-from fastmlp.training.more import Continuation
 from fastmlp.training.options import FitOptions, Setup, StepSetup
+from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.start import dropout_key, initial_parameters
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class Prepared(NamedTuple):
     plan : the constant part; state : overwritten by the steps
     resumed : the snapshot to go on from, or None
     data : the rows as given, where steps visit a sparse form
-    rows, sample : as of `Continuation`, "" for an unknown sample
+    rows, sample : as of `Snapshot`, "" for an unknown sample
     ranks : the processes of the training
     """
 
@@ -121,20 +120,16 @@ class Prepared(NamedTuple):
             ended = fingerprint(parameters)
         # The model has the same lists: a copy takes 4 ns an epoch, a twentieth of the smallest steps.
         history = {**snapshot.whole_history}
-        lengths = {name: len(values) for name, values in snapshot.history.items()}
-        left = self.continuation()._replace(sample=sample, left=snapshot, ended=ended, lengths=lengths)
+        left = snapshot._replace(
+            setting={}, options=self.kept_options(), rows=self.rows, sample=sample, ended=ended,
+            lengths={name: len(values) for name, values in snapshot.history.items()},
+        )  # fmt: skip
         now = current_backend(plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
         return Model(plan.network, parameters, history, now, run.stop_reason, left, run.threads)
 
-    def continuation(self) -> Continuation:
-        """Return the part of a model's continuation unchanged by steps."""
-        plan, options = self.plan, self.plan.options
-        validation: Any = options.validation
-        fraction = float(validation) if validation is not None and isinstance(validation, Real) else None
-        staying = options.staying(plan.optimizer, self.state.parameters.dtype)
-        name = current_backend(plan.backend).name  # type: ignore[arg-type]  # likewise
-        assert options.fit is not None
-        return Continuation(options.fit, staying, fraction, name, self.rows, self.sample, None)
+    def kept_options(self) -> FitOptions:
+        """Return the options kept for `fit_more`."""
+        return self.plan.options.kept(self.plan.optimizer, self.state.parameters.dtype)
 
 
 def in_memory(held_out: Data | HeldOutBlocks | None) -> Data | None:
@@ -165,7 +160,8 @@ def ready(
     blocks : the setting's part for blocks; None for rows in memory
     state : the first state of an estimator, which draws parameters and orders and keeps no setting
     """
-    (more, file), is_array = options.earlier, blocks is None
+    earlier, file, is_array = options.resume, options.file, blocks is None
+    more = earlier if file is None else None
     epochs, dtype, callbacks = options.epochs, data.weights.dtype, options.callbacks
     most, whole = rows or sys.maxsize, bool(options.optimizer.whole)
     if whole and (ranks.size > 1 or not is_array):
@@ -204,7 +200,7 @@ def ready(
     if chosen is not step_setup.backend:  # that of the first rank
         step_setup = StepSetup.on(chosen, network, optimizer, rank_rows, dtype)
     sample = "" if is_array or state is not None else sample_of(data, in_memory(held_out))
-    resumed, rule_steps = file and file.snapshot, 0
+    resumed, rule_steps = earlier, 0
     if more:
         known: str | None = sample
         if is_array:

@@ -19,11 +19,12 @@ from fastmlp.data.ranks import ALONE, Ranks
 from fastmlp.data.seeding import split_rows
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
-from fastmlp.model.state import Snapshot, TrainState
+from fastmlp.model.state import TrainState
 from fastmlp.trained.model import Model
 from fastmlp.training.loop import Plan, Training
 from fastmlp.training.options import FitOptions, Setup, drawn_seed, setup_of
 from fastmlp.training.prepared import Prepared, cleaned, ready, scaled, validation_rows
+from fastmlp.training.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from fastmlp.data.sources import Source
@@ -41,7 +42,7 @@ def prepared(
     options, setup = setup_of(network, options, ranks)
     if options.seed is None:
         options = options._replace(seed=drawn_seed(options))
-    window, (_, file) = options.window, options.earlier
+    window, file = options.window, options.file
     validation, sample_weight = options.validation, options.sample_weight
     with ranks.raise_on_all_ranks():
         dtype = np.float32 if setup.mixed else options.dtype
@@ -151,8 +152,8 @@ class PreparedBlocks(NamedTuple):
         from fastmlp.data.windows import RowFormat, Windows
 
         network, source, options, setup = self
-        (_, file), held_source = options.earlier, None
-        done = len(file.snapshot.history["loss"]) if file else 0
+        file, held_source = options.file, None
+        done = len(file.history["loss"]) if file else 0
         if isinstance(options.validation, Real):
             source, held_source = _split(source, options.validation, options.seed)
         row_format = RowFormat(

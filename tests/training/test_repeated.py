@@ -126,7 +126,7 @@ def test_rows_of_another_dtype_or_number_are_seen():
     for _ in range(2):
         for x in (X, X.astype("f")):
             model = fit(x=x)
-            assert model.parameters.dtype == model.training.options["dtype"] == x.dtype
+            assert model.parameters.dtype == model.training.options.dtype == x.dtype
         assert fit(x=X[:5], y=Y[:5]).training.rows == 5
         assert fit().training.rows == 24
 
