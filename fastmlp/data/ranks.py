@@ -99,9 +99,9 @@ class Ranks:
     def check_equal(self, *arrays: Array) -> None:
         """Raise RankError on all ranks unless all ranks have the same bits."""
 
-    def agreed(self, network: Network, options: Any, check: Callable[..., Any]) -> Any:
-        """Return options checked on all ranks. check : `options.checked`, of an `options.FitOptions`"""
-        return check(network, options)
+    def agreed(self, network: Network, given: Any, check: Callable[..., Any]) -> Any:
+        """Return options checked on all ranks. check : `training.options.options_of`"""
+        return check(network, given)
 
     def started(
         self, chosen: Any, parameters: Array, callbacks: list[Any], moment_rows: int

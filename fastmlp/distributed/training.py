@@ -124,7 +124,7 @@ def agreeing(callbacks: Sequence[Callback], ranks: SeveralRanks, moment_rows: in
     return [*others, Agreement(ranks, moment_rows), *writing, FilesWritten(ranks)]
 
 
-def fit_on_ranks(network: Network, X: Any, y: Any, options: FitOptions, communicator: Any) -> Model:
+def fit_on_ranks(network: Network, X: Any, y: Any, options: Mapping[str, Any], communicator: Any) -> Model:
     """Return the model of `fastmlp.fit`, trained with this rank's rows."""
     given = communicator if isinstance(communicator, DataParallel) else DataParallel(communicator)
     opened = given.opened()
@@ -138,19 +138,21 @@ def fit_on_ranks(network: Network, X: Any, y: Any, options: FitOptions, communic
 class TrainingRanks(SeveralRanks):
     """This rank among the ranks of a training."""
 
-    def agreed(self, network: Network, options: FitOptions, check: Callable[..., FitOptions]) -> FitOptions:
+    def agreed(
+        self, network: Network, given: Mapping[str, Any], check: Callable[..., FitOptions]
+    ) -> FitOptions:
         """Return checked options, the same on all ranks, with rank 0's seed."""
         with self.raise_on_all_ranks():
-            options = check(network, options, self.first)
+            options = check(network, given, self.first)
             self._check(network, options)
         file = self.of_first(options.file)
         if options.resume is None or options.file is not None:
-            options = options._replace(resume=file)
+            options = options.having(resume=file)
         self._compare(network, options)
         seed = options.seed
         if seed is None:
             seed = self.of_first(drawn_seed(options))
-        return options._replace(seed=seed, threads=self.threads(options.threads))
+        return options.having(seed=seed, threads=self.threads(options.threads))
 
     def started(
         self, chosen: Any, parameters: Array, callbacks: list[Callback], moment_rows: int

@@ -90,7 +90,7 @@ class Pattern(NamedTuple):
 
     def with_optimizer(self, optimizer: Optimizer) -> Pattern:
         """Return the pattern with another optimiser, of other rates."""
-        return self._replace(optimizer=optimizer, options=self.options._replace(optimizer=optimizer))
+        return self._replace(optimizer=optimizer, options=self.options.having(optimizer=optimizer))
 
     @property
     def schedule(self) -> tuple[Any, ...]:

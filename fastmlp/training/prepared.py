@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backend.choice import current_backend
+from fastmlp.backend.choice import calls_blas, current_backend
 from fastmlp.callbacks.callback import Callback, Pause, Run, no_snapshot, with_state
 from fastmlp.callbacks.standard import EarlyStopping
 from fastmlp.checks import CheckpointError
@@ -25,7 +25,7 @@ from fastmlp.data.arrays import checked_weights, clean_rows_of, clean_targets, s
 from fastmlp.data.batches import batches_of
 from fastmlp.data.ranks import ALONE, Ranks, fingerprint, sample_of
 from fastmlp.data.seeding import RowOrders
-from fastmlp.data.sparse import inputs_of_steps
+from fastmlp.data.sparse import inputs_of_steps, may_become_sparse
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.layout import aligned, aligned_copy, parameter_count
 from fastmlp.model.network import Network
@@ -35,7 +35,7 @@ from fastmlp.system import budget
 from fastmlp.system.interrupts import Interrupted, deferred
 from fastmlp.trained.model import Model
 from fastmlp.training.loop import Plan, Training, of_all_rows
-from fastmlp.training.options import FitOptions, Setup, StepSetup
+from fastmlp.training.options import Choices, FitOptions, choice_of
 from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.start import dropout_key, initial_parameters
 
@@ -140,7 +140,7 @@ def in_memory(held_out: Data | HeldOutBlocks | None) -> Data | None:
 def ready(
     network: Network,
     options: FitOptions,
-    setup: Setup,
+    choices: Choices,
     data: Data,
     held_out: Data | HeldOutBlocks | None,
     rows: int,
@@ -153,7 +153,7 @@ def ready(
 ) -> Prepared:
     """Return a prepared training on clean rows, in memory or in blocks.
 
-    options : checked, with a seed; setup : of these options
+    options, choices : as of `options.shared_options`, with a seed
     data : this rank's rows, all or those of the first window; held_out : validation rows
     rows : of an epoch on all ranks, 0 if unknown; is_sized : True if known before rows are read
     ranks, trainings : as of `trainer.prepared`
@@ -185,7 +185,9 @@ def ready(
             network.check_rows(np.array([batch_size]))
         steps = epochs * per_epoch if per_epoch else None
         averaged = steps if is_sized else None
-        step_setup = setup.steps_of(network, options, rank_rows, dtype, steps and steps * trainings, averaged)
+        optimizer, chosen, may_call_blas, becomes_sparse = choice_of(
+            choices, network, options, rank_rows, dtype, steps and steps * trainings, averaged
+        )
         if state is not None:
             parameters = state.parameters
         elif more and not in_file:  # what it begins with is taken over; a file says what it would be
@@ -194,11 +196,11 @@ def ready(
             seen = data.inputs if len(data.inputs) else None  # of several ranks, those of the first
             start = functools.partial(initial_parameters, network, options.initial, dtype, options.seed, seen)
             parameters = start()
-    optimizer = step_setup.optimizer
     moment_rows = optimizer.moment_rows
-    chosen, callbacks = ranks.started(step_setup.backend, parameters, [*measures, *callbacks], moment_rows)
-    if chosen is not step_setup.backend:  # that of the first rank
-        step_setup = StepSetup.on(chosen, network, optimizer, rank_rows, dtype)
+    taken_by, callbacks = ranks.started(chosen, parameters, [*measures, *callbacks], moment_rows)
+    if taken_by is not chosen:  # that of the first rank
+        chosen, may_call_blas = taken_by, calls_blas(taken_by)
+        becomes_sparse = may_become_sparse(chosen, network, optimizer, rank_rows, dtype)
     sample = "" if is_array or state is not None else sample_of(data, in_memory(held_out))
     resumed, rule_steps = earlier, 0
     if more:
@@ -211,7 +213,7 @@ def ready(
     if resumed is not None:
         rule_steps = resumed.since.step - resumed.other_steps
     taken = data.inputs
-    if step_setup.becomes_sparse and options.mixup is None and is_array and len(taken):
+    if becomes_sparse and options.mixup is None and is_array and len(taken):
         taken = inputs_of_steps(chosen, network, optimizer, rank_rows, taken, epochs)
     weights = head_weights = None
     if ranks.size > 1:
@@ -232,7 +234,7 @@ def ready(
         threads=options.threads,
         stays_finite=True,
         setting={},
-        calls_blas=bool(callbacks) or step_setup.calls_blas,
+        calls_blas=bool(callbacks) or may_call_blas,
         since=BEGINNING if resumed is None else resumed.since,
         other_steps=0 if resumed is None else resumed.other_steps,
         weights=weights,

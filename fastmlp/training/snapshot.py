@@ -104,7 +104,7 @@ class Snapshot(NamedTuple):
         """Return the model after more epochs (`Model.fit_more`)."""
         assert self.options is not None
         assert self.options.fit is not None
-        before = self.options._asdict()
+        before = vars(self.options)
         for name in given:
             if name not in GIVEN_AGAIN:
                 stays = f"{name} stays as it was" if name in before else f"there is no option {name!r}"
