@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,14 +21,11 @@ from fastmlp.distributed.steps import AveragedSteps, SynchronousSteps
 from fastmlp.model.backend import Backend, Data
 from fastmlp.model.descriptions import described
 from fastmlp.model.network import Network
-from fastmlp.model.state import Array, TrainState
+from fastmlp.model.state import Array
 from fastmlp.system.interrupts import BY_SIGINT, Interrupted
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.loop import Plan, Training
 from fastmlp.training.options import FitOptions, drawn_seed
-from fastmlp.training.snapshot import Snapshot
-from fastmlp.training.threads import Threads
 from fastmlp.training.trainer import prepared
 
 
@@ -191,43 +187,11 @@ class TrainingRanks(SeveralRanks):
                     "resume"
                 )
 
-    @property
-    def begin(self) -> Callable[..., Training]:
-        """The maker of the training under way."""
-        return functools.partial(RankTraining, ranks=self)
-
     def runner(self, backend: Backend, per_epoch: int, data: Data, since: int) -> ChunkRunner:
         """Return the runner of the ranks' steps; see `training.ranks.Ranks.runner`."""
         if self.average_every is None:
             return SynchronousSteps(backend, self)
         return AveragedSteps(backend, self, per_epoch, since, self.weights(data))
-
-
-class RankTraining(Training):
-    """A training under way on a rank among others."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        state: TrainState,
-        callbacks: Sequence[Callback],
-        resumed: Snapshot | None,
-        ranks: SeveralRanks,
-    ) -> None:
-        super().__init__(plan, state, callbacks, resumed)
-        self._ranks = ranks
-        self.threads = Threads(plan.threads, changes=False)  # or all would wait for a rank's trial of others
-        # A signal must not take a rank out of a collective.
-        self.stop, self.interruptible = ranks.request_stop, lambda run, rows, call: call()
-
-    def steps_now(self) -> int:
-        """Return the number of steps of the next chunk, on all ranks."""
-        steps, per_epoch = super().steps_now(), self.batches.per_epoch
-        assert per_epoch is not None  # they have arrays
-        return steps and self._ranks.steps(steps, self.run.step, per_epoch)
-
-    def _evaluate(self, parameters: Array, data: Data) -> Any:
-        return self.plan.backend.evaluate(self.plan.network, parameters, data)
 
 
 # --- rows of a rank -----------------------------------------------------------------------------------

@@ -50,7 +50,6 @@ class Prepared(NamedTuple):
     resumed : the snapshot to go on from, or None
     data : the rows as given, where steps visit a sparse form
     rows, sample : as of `Snapshot`, "" for an unknown sample
-    ranks : the processes of the training
     """
 
     plan: Plan
@@ -60,7 +59,6 @@ class Prepared(NamedTuple):
     data: Data
     rows: int | None
     sample: str
-    ranks: Ranks
 
     def train(self, begin: Callable[..., Training] | None = None) -> Model:
         """Take all steps; return the model. Errors as of `fit`; begin : makes another kind of `Training`"""
@@ -68,11 +66,9 @@ class Prepared(NamedTuple):
 
     def begun(self, begin: Callable[..., Training] | None = None) -> Training:
         """Return the training before the first step; begin : makes another kind of `Training`"""
-        training: Training = (begin or self.ranks.begin or Training)(
-            self.plan, self.state, self.callbacks, self.resumed
-        )
+        training: Training = (begin or Training)(self.plan, self.state, self.callbacks, self.resumed)
         # One of several ranks cannot make a model that goes on, nor can an estimator.
-        if self.ranks.size == 1 and self.plan.options.fit is not None:
+        if self.plan.ranks.size == 1 and self.plan.options.fit is not None:
             vars(training.run)["_model"] = self.model_now
         return training
 
@@ -90,7 +86,7 @@ class Prepared(NamedTuple):
     def ended(self, run: Run) -> Model:
         """Return the model, once all steps were taken; Interrupted, with the model, after Ctrl-C."""
         assert run.left is not None
-        self.ranks.check_equal(self.state.parameters)  # callbacks may change them at the very end
+        self.plan.ranks.check_equal(self.state.parameters)  # callbacks may change them at the very end
         snapshot = run.left
         if self.callbacks:  # which may keep curves, or have put some of their own there
             run.history.update({name: [*values] for name, values in run.history.items()})
@@ -113,7 +109,7 @@ class Prepared(NamedTuple):
 
     def _model(self, run: Run, snapshot: Snapshot, parameters: Array) -> Model:
         """Return a model with a snapshot's history, to go on from the snapshot."""
-        plan, ranks, sample, ended = self.plan, self.ranks, self.sample, ""
+        plan, ranks, sample, ended = self.plan, self.plan.ranks, self.sample, ""
         if ranks.any_of(bool(snapshot.callbacks)) and not sample:
             sample = sample_of(self.data, in_memory(plan.held_out), ranks)
         if snapshot.callbacks or snapshot.parameters is not parameters:
@@ -243,6 +239,7 @@ def ready(
         weighed=options.sample_weight is not None or not is_array or ranks.size > 1 or state is not None,
         start=start if options.initial is None and ranks.size == 1 and is_array else None,
         options=options,
+        ranks=ranks,
     )
     if whole:
         plan = of_all_rows(plan)
@@ -256,7 +253,7 @@ def ready(
     if state is None:
         state = initial_state(parameters, moment_rows, rule_steps)
         optimizer.write_signs(network, state.moments)
-    return Prepared(plan, state, callbacks, resumed, data, rows if is_array else None, sample, ranks)
+    return Prepared(plan, state, callbacks, resumed, data, rows if is_array else None, sample)
 
 
 # --- rows in memory, of one process or of several -------------------------------------------------------
