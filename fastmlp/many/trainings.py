@@ -157,12 +157,10 @@ class Trainings:
                 self._end(index, error)
         return None
 
-    def _begin(self, index: int, *given: Any) -> LaneTraining:
-        training = LaneTraining(*given)
+    def _begin(self, index: int, training: LaneTraining) -> None:
         self._running[index] = training.run
         if self.reason is not None:
             _stop(training.run, self.reason)
-        return training
 
     def fail(self, index: int, error: BaseException) -> None:
         """Let an error other than a divergence end the other trainings."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -94,9 +94,9 @@ class Awaited:
         """Replace fields of the plan."""
         self.training = self.training._replace(plan=self.plan._replace(**fields))
 
-    def begun(self, begin: Callable[..., Training]) -> Training:
-        """Return the training before its first step. begin : makes the training"""
-        return self.training.begun(begin)
+    def begun(self, batches: None, kind: type[Training]) -> Training:
+        """Return the training before its first step."""
+        return self.training.begun(batches, kind)
 
     def ended(self, run: Run) -> Run:
         """Return the finished run: the task makes a model of it."""

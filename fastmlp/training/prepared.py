@@ -22,7 +22,7 @@ from fastmlp.callbacks.callback import Callback, Pause, Run, no_snapshot, with_s
 from fastmlp.callbacks.standard import EarlyStopping
 from fastmlp.checks import CheckpointError
 from fastmlp.data.arrays import checked_weights, clean_rows_of, clean_targets, scaled_weights
-from fastmlp.data.batches import batches_of
+from fastmlp.data.batches import WindowBatches, batches_of
 from fastmlp.data.ranks import ALONE, Ranks, fingerprint, sample_of
 from fastmlp.data.seeding import RowOrders
 from fastmlp.data.sparse import inputs_of_steps, may_become_sparse
@@ -60,21 +60,21 @@ class Prepared(NamedTuple):
     rows: int | None
     sample: str
 
-    def train(self, begin: Callable[..., Training] | None = None) -> Model:
-        """Take all steps; return the model. Errors as of `fit`; begin : makes another kind of `Training`"""
-        return self.ended(finished(self.begun(begin)))
+    def train(self, batches: WindowBatches | None = None) -> Model:
+        """Take all steps; return the model. Errors as of `fit`; batches : of rows in windows"""
+        return self.ended(finished(self.begun(batches)))
 
-    def begun(self, begin: Callable[..., Training] | None = None) -> Training:
-        """Return the training before the first step; begin : makes another kind of `Training`"""
-        training: Training = (begin or Training)(self.plan, self.state, self.callbacks, self.resumed)
+    def begun(self, batches: WindowBatches | None = None, kind: type[Training] = Training) -> Training:
+        """Return the training before the first step; kind : of training; batches : of rows in windows"""
+        training = kind(self.plan, self.state, self.callbacks, self.resumed, batches)
         # One of several ranks cannot make a model that goes on, nor can an estimator.
         if self.plan.ranks.size == 1 and self.plan.options.fit is not None:
             vars(training.run)["_model"] = self.model_now
         return training
 
-    def iterate(self, pause: Pause, begin: Callable[..., Training] | None = None) -> Generator[Run]:
+    def iterate(self, pause: Pause, batches: WindowBatches | None = None) -> Generator[Run]:
         """Take all steps, and yield the run as `fastmlp.iter_fit` does."""
-        training = self._replace(callbacks=[*self.callbacks, pause]).begun(begin)
+        training = self._replace(callbacks=[*self.callbacks, pause]).begun(batches)
         with closing(iterate(training)) as runs:
             for run in runs:
                 if pause.is_due(run):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.callbacks.callback import Callback, Pause, Run
+from fastmlp.callbacks.callback import Pause, Run
 from fastmlp.data.arrays import clean_targets
 from fastmlp.data.batches import WindowBatches
 from fastmlp.data.ranks import ALONE, Ranks
 from fastmlp.data.seeding import split_rows
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
-from fastmlp.model.state import TrainState
 from fastmlp.trained.model import Model
-from fastmlp.training.loop import Plan, Training
+from fastmlp.training.loop import Plan
 from fastmlp.training.options import Choices, FitOptions, drawn_seed, shared_options
 from fastmlp.training.prepared import Prepared, cleaned, ready, scaled, validation_rows
-from fastmlp.training.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from fastmlp.data.sources import Source
@@ -139,17 +137,17 @@ class PreparedBlocks(NamedTuple):
 
     def train(self) -> Model:
         """Take all steps; return the model. Errors as of `fit`."""
-        with self._opened() as (training, begin):
-            return training.train(begin)
+        with self._opened() as (training, batches):
+            return training.train(batches)
 
     def iterate(self, pause: Pause) -> Generator[Run]:
         """Take all steps, and yield the run as `fastmlp.iter_fit` does."""
-        with self._opened() as (training, begin):
-            yield from training.iterate(pause, begin)
+        with self._opened() as (training, batches):
+            yield from training.iterate(pause, batches)
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple[Prepared, Callable[..., Training]]]:
-        """Give a prepared training, with the rows' thread running, and a constructor."""
+    def _opened(self) -> Iterator[tuple[Prepared, WindowBatches]]:
+        """Give a prepared training and its batches, with the rows' thread running."""
         from fastmlp.data.windows import RowFormat, Windows
 
         network, source, options, choices, dtype = self
@@ -178,21 +176,16 @@ class PreparedBlocks(NamedTuple):
             training = ready(
                 network, options, choices, data, held_out, rows, is_sized=bool(source.rows), blocks=blocks
             )
-            yield training, begin_on(windows, first)
+            yield training, window_batches(training.plan, windows, first)
 
 
-def begin_on(windows: Windows, first: Window) -> Callable[..., Training]:
-    """Return the constructor of a training on windows, after the first window."""
-
-    def begin(
-        plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None
-    ) -> Training:
-        joins, before = plan.network.needs_batches, plan.since.epoch
-        sizes = plan.step_rows, plan.orders, joins, plan.microbatch, before
-        rows = first.rows if first.last else windows.source.rows
-        return Training(plan, state, callbacks, resumed, WindowBatches(windows, first, rows or 0, *sizes))
-
-    return begin
+def window_batches(plan: Plan, windows: Windows, first: Window) -> WindowBatches:
+    """Return the batches of a training on windows, after the first window."""
+    rows = first.rows if first.last else windows.source.rows
+    return WindowBatches(
+        windows, first, rows or 0, plan.step_rows, plan.orders, plan.network.needs_batches, plan.microbatch,
+        plan.since.epoch,
+    )  # fmt: skip
 
 
 def _rows_of_a_step(options: FitOptions, source: Source) -> int:
