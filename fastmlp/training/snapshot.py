@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,6 @@ from fastmlp.model.optimizers import as_optimizer, keeping_signs
 from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.state import Array
 from fastmlp.trained.model import Model
-
-if TYPE_CHECKING:
-    from fastmlp.training.options import FitOptions
 
 History = dict[str, list[float]]
 States = list[tuple[str, dict[str, Any]]]
@@ -51,7 +48,7 @@ class Snapshot(NamedTuple):
     since : the start of epochs of so many steps; step, epoch_step and history count from there
     other_steps : the steps of since.step by another rule, left out of this rule's corrections
     earlier : the history before `since`
-    options : of the training, without the options that `fit_more` takes anew
+    options : the `FitOptions` of the training, without the options that `fit_more` takes anew
     rows : of an epoch, None for blocks: an equal sample then means equal rows
     sample : some of the rows, as a fingerprint; "" if nothing depends on the rows
     ended : fingerprint of the model's parameters; "" for the parameters here and no callback with a state
@@ -73,7 +70,7 @@ class Snapshot(NamedTuple):
     since: Since = BEGINNING
     other_steps: int = 0
     earlier: History = {}  # noqa: RUF012
-    options: FitOptions | None = None
+    options: Any = None
     rows: int | None = None
     sample: str = ""
     ended: str = ""
@@ -102,8 +99,6 @@ class Snapshot(NamedTuple):
 
     def go_on(self, model: Model, X: Any, y: Any, epochs: int, given: dict[str, Any]) -> Model:
         """Return the model after more epochs (`Model.fit_more`)."""
-        assert self.options is not None
-        assert self.options.fit is not None
         before = vars(self.options)
         for name in given:
             if name not in GIVEN_AGAIN:
@@ -121,7 +116,6 @@ class Snapshot(NamedTuple):
 
     def _begun(self, model: Model, options: dict[str, Any]) -> Snapshot:
         """Return the beginning of the next epochs, given the model's parameters and options."""
-        assert self.options is not None
         begun = self
         same = model.parameters is self.parameters
         if self.ended:
