@@ -18,8 +18,8 @@ from fastmlp.model.averages import Average
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.trained.model import Model
-from fastmlp.training.more import Continuation
-from fastmlp.training.options import FitOptions, Validation
+from fastmlp.training.options import USUAL, Validation
+from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.start import Initial
 from fastmlp.training.trainer import prepared
 
@@ -43,7 +43,7 @@ def fit(
     backend: str = "auto",
     threads: int | None = None,
     dtype: DTypeLike | None = None,
-    resume: str | os.PathLike[str] | Continuation | None = None,
+    resume: str | os.PathLike[str] | Snapshot | None = None,
     communicator: Any = None,
     average: Average | None = None,
     metrics: Iterable[Metric] | Mapping[str, Iterable[Metric]] = (),
@@ -151,13 +151,13 @@ def fit(
         After Ctrl-C: a KeyboardInterrupt with the model, after a `Checkpoint` has been written. Before
         SIGTERM ends the process, a checkpoint is written, too. A second Ctrl-C does not wait for the chunk.
     """
-    options = FitOptions(
-        fit=fit, optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle, window=window,
-        callbacks=callbacks, progress=progress, backend=backend, threads=threads, dtype=dtype,
-        average=average, metrics=metrics, training_metrics=training_metrics, accumulate=accumulate,
-        mixup=mixup, seed=seed, initial=initial, sample_weight=sample_weight, validation=validation,
-        resume=resume,
-    )  # fmt: skip
+    options = {
+        "fit": fit, "optimizer": optimizer, "epochs": epochs, "batch_size": batch_size, "shuffle": shuffle,
+        "window": window, "callbacks": callbacks, "progress": progress, "backend": backend,
+        "threads": threads, "dtype": dtype, "average": average, "metrics": metrics,
+        "training_metrics": training_metrics, "accumulate": accumulate, "mixup": mixup, "seed": seed,
+        "initial": initial, "sample_weight": sample_weight, "validation": validation, "resume": resume,
+    }  # fmt: skip
     if communicator is None:
         return prepared(network, X, y, options).train()
     from fastmlp.distributed.training import fit_on_ranks
@@ -207,14 +207,11 @@ def iter_fit(
     True
     >>> longer = model.fit_more(X, X**2, epochs=100)
     """
-    if options.get("communicator") is not None:
+    if options.pop("communicator", None) is not None:
         raise TypeError("iter_fit trains in one process; with a communicator use fit and callbacks")
     pause = Pause(every)  # whose errors come before those of rows
     try:
-        given = signature(fit).bind(network, X, y, **options)
+        signature(fit).bind(network, X, y, **options)
     except TypeError as error:
         raise TypeError(f"iter_fit {error}") from None
-    given.apply_defaults()
-    arguments = given.arguments
-    fields = (arguments.get(name, fit) for name in FitOptions._fields)
-    return prepared(network, X, y, FitOptions._make(fields)).iterate(pause)
+    return prepared(network, X, y, {**USUAL, **options, "fit": fit}).iterate(pause)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,10 @@ from fastmlp.model.layout import layer_views
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.schedules import BEGINNING, Since
-from fastmlp.model.state import Snapshot
 from fastmlp.trained.model import Model
 
-if TYPE_CHECKING:
-    pass
 
-
-def no_snapshot() -> Snapshot:
+def no_snapshot() -> Any:
     """Raise RuntimeError."""
     raise RuntimeError("this training is over, or cannot be resumed, and has no snapshot")
 
@@ -54,7 +50,7 @@ class Run:
     stop_reason : str or None, the last argument of `stop`; `interrupted` : bool, by Ctrl-C
     threads : int or None, of the last steps; None before the first step
     model_index : int or None, the index of the model in `fit_many`; None in `fit`
-    snapshot : function, returns the whole state of the training, between chunks
+    snapshot : function, returns the `fastmlp.training.snapshot.Snapshot` of the training, between chunks
     left : Snapshot or None, the state after the last chunk
     rate_factor : float, the factor of all later learning rates; 1 unless set
     learning_rate : float, of the next step's weights, with the factor
@@ -68,7 +64,7 @@ class Run:
     epochs: int
     rows: int
     history: dict[str, list[float]]
-    snapshot: Callable[[], Snapshot]
+    snapshot: Callable[[], Any]
     model_index: int | None
     _backend: Callable[[], Backend]
     _optimizer: Optimizer | None
@@ -81,7 +77,7 @@ class Run:
     stop_reason: str | None = None
     interrupted: bool = False
     threads: int | None = None
-    left: Snapshot | None = None
+    left: Any = None
 
     def __init__(
         self,
@@ -93,7 +89,7 @@ class Run:
         history: dict[str, list[float]],
         backend: Callable[[], Backend],
         *,
-        snapshot: Callable[[], Snapshot] = no_snapshot,
+        snapshot: Callable[[], Any] = no_snapshot,
         model_index: int | None = None,
         optimizer: Optimizer | None = None,
         since: tuple[int, int] = BEGINNING,

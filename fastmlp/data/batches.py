@@ -18,7 +18,6 @@ from fastmlp.data.seeding import words
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.network import Network
 from fastmlp.model.rows import SparseRows, unpacked
-from fastmlp.model.state import Snapshot
 
 if TYPE_CHECKING:
     from fastmlp.data.windows import Window, Windows
@@ -98,7 +97,7 @@ class Batches:
         within = step % self.per_epoch * self.batch_size  # divmod and min are calls, and this asks thrice
         return step // self.per_epoch * self.rows + (within if within < self.rows else self.rows)
 
-    def resume(self, saved: Snapshot) -> None:
+    def resume(self, step: int, epoch_step: int, epochs: int) -> None:
         """Go on from a snapshot: the step alone says which rows are next."""
 
     def steps_within(self, visits: int) -> int:
@@ -226,10 +225,10 @@ class WindowBatches:
         self._weighs = False
         """True once a visited row of the epoch has a weight above 0."""
 
-    def resume(self, saved: Snapshot) -> None:
+    def resume(self, step: int, epoch_step: int, epochs: int) -> None:
         """Go on from a snapshot; the epoch's earlier rows are read again."""
-        self._epochs, self._skipped = len(saved.history["loss"]), saved.epoch_step
-        self._step = saved.step - saved.epoch_step
+        self._epochs, self._skipped = epochs, epoch_step
+        self._step = step - epoch_step
         self._rows_before = self._epochs * self.rows if self.rows else self._step * self.batch_size
 
     # --- windows ------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ class Ranks:
     """The ranks of a training in a single process.
 
     rank : this process's number, from 0; size : the number of processes
+    request_stop : takes the name of a signal, in place of `Run.stop`; None for that
     first : True if this rank reads and writes files and shows messages
     by_rows : True if rows are identified however spread, so that a checkpoint goes on at any size
     average_every : see `fastmlp.DataParallel`
@@ -46,6 +47,7 @@ class Ranks:
     rank = 0
     size = 1
     first = True
+    request_stop: Callable[[str], None] | None = None
 
     def __init__(self, by_rows: bool = False, average_every: int | None = None) -> None:
         self.by_rows, self.average_every = by_rows, average_every
@@ -99,9 +101,9 @@ class Ranks:
     def check_equal(self, *arrays: Array) -> None:
         """Raise RankError on all ranks unless all ranks have the same bits."""
 
-    def agreed(self, network: Network, options: Any, check: Callable[..., Any]) -> Any:
-        """Return options checked on all ranks. check : `options.checked`, of an `options.FitOptions`"""
-        return check(network, options)
+    def agreed(self, network: Network, given: Any, check: Callable[..., Any]) -> Any:
+        """Return options checked on all ranks. check : `training.options.options_of`"""
+        return check(network, given)
 
     def started(
         self, chosen: Any, parameters: Array, callbacks: list[Any], moment_rows: int
@@ -112,10 +114,12 @@ class Ranks:
         """
         return chosen, callbacks
 
-    @property
-    def begin(self) -> Callable[..., Any] | None:
-        """The constructor of the training; None for the usual `loop.Training`."""
-        return None
+    def steps(self, steps: int, done: int, per_epoch: int) -> int:
+        """Return how many steps all ranks take next, given this rank's.
+
+        done : steps before; per_epoch : steps to an epoch
+        """
+        return steps
 
     def runner(self, backend: Backend, per_epoch: int, data: Data, since: int) -> ChunkRunner:
         """Return how the ranks take steps.

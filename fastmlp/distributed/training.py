@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,15 +21,11 @@ from fastmlp.distributed.steps import AveragedSteps, SynchronousSteps
 from fastmlp.model.backend import Backend, Data
 from fastmlp.model.descriptions import described
 from fastmlp.model.network import Network
-from fastmlp.model.state import Array, Snapshot, TrainState
+from fastmlp.model.state import Array
 from fastmlp.system.interrupts import BY_SIGINT, Interrupted
 from fastmlp.trained.model import Model
-from fastmlp.training.checkpoint import Saved
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.loop import Plan, Training
-from fastmlp.training.more import Continuation
 from fastmlp.training.options import FitOptions, drawn_seed
-from fastmlp.training.threads import Threads
 from fastmlp.training.trainer import prepared
 
 
@@ -125,7 +120,7 @@ def agreeing(callbacks: Sequence[Callback], ranks: SeveralRanks, moment_rows: in
     return [*others, Agreement(ranks, moment_rows), *writing, FilesWritten(ranks)]
 
 
-def fit_on_ranks(network: Network, X: Any, y: Any, options: FitOptions, communicator: Any) -> Model:
+def fit_on_ranks(network: Network, X: Any, y: Any, options: Mapping[str, Any], communicator: Any) -> Model:
     """Return the model of `fastmlp.fit`, trained with this rank's rows."""
     given = communicator if isinstance(communicator, DataParallel) else DataParallel(communicator)
     opened = given.opened()
@@ -139,20 +134,21 @@ def fit_on_ranks(network: Network, X: Any, y: Any, options: FitOptions, communic
 class TrainingRanks(SeveralRanks):
     """This rank among the ranks of a training."""
 
-    def agreed(self, network: Network, options: FitOptions, check: Callable[..., FitOptions]) -> FitOptions:
+    def agreed(
+        self, network: Network, given: Mapping[str, Any], check: Callable[..., FitOptions]
+    ) -> FitOptions:
         """Return checked options, the same on all ranks, with rank 0's seed."""
         with self.raise_on_all_ranks():
-            options = check(network, options, self.first)
+            options = check(network, given, self.first)
             self._check(network, options)
-        more, file = options.earlier
-        file = self.of_first(file)
-        if not more:
-            options = options._replace(resume=file)
+        file = self.of_first(options.file)
+        if options.resume is None or options.file is not None:
+            options = options.having(resume=file)
         self._compare(network, options)
         seed = options.seed
         if seed is None:
             seed = self.of_first(drawn_seed(options))
-        return options._replace(seed=seed, threads=self.threads(options.threads))
+        return options.having(seed=seed, threads=self.threads(options.threads))
 
     def started(
         self, chosen: Any, parameters: Array, callbacks: list[Callback], moment_rows: int
@@ -173,7 +169,7 @@ class TrainingRanks(SeveralRanks):
     def _compare(self, network: Network, options: FitOptions) -> None:
         """Raise RankError for differing options, CheckpointError for a file of a single process."""
         saved, dtype, validation = options.resume, options.dtype, options.validation
-        goes_on = isinstance(saved, Continuation)
+        goes_on = saved is not None and options.file is None
         self.check_same(
             network=described(network), optimizer=described(options.optimizer), epochs=options.epochs,
             batch_size=options.batch_size, shuffle=options.shuffle, seed=options.seed,
@@ -183,50 +179,19 @@ class TrainingRanks(SeveralRanks):
             **options.of_steps(),
         )  # fmt: skip
         if goes_on:
-            self.check_equal(saved.snapshot.parameters, saved.snapshot.moments)
+            self.check_equal(saved.parameters, saved.moments)
         with self.raise_on_all_ranks():
-            if isinstance(saved, Saved) and not saved.by_rows:
+            if options.file is not None and not options.file.by_rows:
                 raise CheckpointError(
-                    f"{saved.path!r} is of a training without a communicator, which one process can resume"
+                    f"{options.file.path!r} is of a training without a communicator, which one process can "
+                    "resume"
                 )
-
-    @property
-    def begin(self) -> Callable[..., Training]:
-        """The maker of the training under way."""
-        return functools.partial(RankTraining, ranks=self)
 
     def runner(self, backend: Backend, per_epoch: int, data: Data, since: int) -> ChunkRunner:
         """Return the runner of the ranks' steps; see `training.ranks.Ranks.runner`."""
         if self.average_every is None:
             return SynchronousSteps(backend, self)
         return AveragedSteps(backend, self, per_epoch, since, self.weights(data))
-
-
-class RankTraining(Training):
-    """A training under way on a rank among others."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        state: TrainState,
-        callbacks: Sequence[Callback],
-        resumed: Snapshot | None,
-        ranks: SeveralRanks,
-    ) -> None:
-        super().__init__(plan, state, callbacks, resumed)
-        self._ranks = ranks
-        self.threads = Threads(plan.threads, changes=False)  # or all would wait for a rank's trial of others
-        # A signal must not take a rank out of a collective.
-        self.stop, self.interruptible = ranks.request_stop, lambda run, rows, call: call()
-
-    def steps_now(self) -> int:
-        """Return the number of steps of the next chunk, on all ranks."""
-        steps, per_epoch = super().steps_now(), self.batches.per_epoch
-        assert per_epoch is not None  # they have arrays
-        return steps and self._ranks.steps(steps, self.run.step, per_epoch)
-
-    def _evaluate(self, parameters: Array, data: Data) -> Any:
-        return self.plan.backend.evaluate(self.plan.network, parameters, data)
 
 
 # --- rows of a rank -----------------------------------------------------------------------------------

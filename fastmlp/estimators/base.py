@@ -47,9 +47,9 @@ from fastmlp.model.layout import drawn, flatten, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
 from fastmlp.model.schedules import BEGINNING, Since
-from fastmlp.model.state import Array, TrainState, initial_state, is_bfloat16
+from fastmlp.model.state import BFLOAT16, Array, TrainState, initial_state, is_bfloat16
 from fastmlp.trained.model import Model
-from fastmlp.training.options import FitOptions, Setup, check_callbacks
+from fastmlp.training.options import FitOptions, check_callbacks
 from fastmlp.training.prepared import Prepared, finished, ready
 
 if TYPE_CHECKING:
@@ -323,11 +323,11 @@ class Perceptron(Joint, Parameters, Fitted):
             )
         options = FitOptions(
             optimizer=state.rule, epochs=epochs, batch_size=batch_size, shuffle=False, callbacks=callbacks,
-            threads=self._worth_threads(network, count),
+            backend=self.backend, threads=self._worth_threads(network, count),
+            dtype=BFLOAT16 if mixed else None,
         )  # fmt: skip
-        setup = Setup((), self.backend, goes_on=False, mixed=mixed, steps={}, held=())
         training = ready(
-            network, options, setup, rows, held_out and held_out[0], count or 0,
+            network, options, {}, rows, held_out and held_out[0], count or 0,
             blocks=None if stream is None else {},
             state=TrainState(parameters, np.empty_like(parameters), state.moments, state.step),
         )  # fmt: skip
@@ -351,9 +351,9 @@ class Perceptron(Joint, Parameters, Fitted):
             if stream is None:
                 run = yield training
             else:  # windows are filled for this fit alone
-                from fastmlp.training.trainer import begin_on
+                from fastmlp.training.trainer import window_batches
 
-                run = finished(training.begun(begin_on(*stream)))
+                run = finished(training.begun(window_batches(plan, *stream)))
             interrupted = run.interrupted
         except KeyboardInterrupt as interrupt:  # a second Ctrl-C, or a callback's own
             if interrupt.__context__ is not None:  # an error came after the first

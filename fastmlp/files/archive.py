@@ -138,6 +138,33 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArra
             raise CheckpointError(f"{os.fspath(path)!r} is not a sound checkpoint: {reason}") from None
 
 
+def separated(record: Any) -> tuple[Any, dict[str, NDArray[Any]]]:
+    """Return a record of dicts and lists as a header without arrays, and its dicts' arrays by paths."""
+    arrays: dict[str, NDArray[Any]] = {}
+
+    def without_arrays(part: Any, path: str) -> Any:
+        if isinstance(part, (list, tuple)):
+            return [without_arrays(one, f"{path}{index}/") for index, one in enumerate(part)]
+        if not isinstance(part, dict):
+            return part
+        arrays.update({f"{path}{name}": one for name, one in part.items() if isinstance(one, np.ndarray)})
+        others = {name: one for name, one in part.items() if not isinstance(one, np.ndarray)}
+        return {name: without_arrays(one, f"{path}{name}/") for name, one in others.items()}
+
+    return without_arrays(record, ""), arrays
+
+
+def joined(header: dict[str, Any], arrays: Arrays) -> dict[str, Any]:
+    """Return the record of `separated`, made of the header."""
+    for path, array in arrays.items():
+        *outer, last = path.split("/")
+        place: Any = header
+        for name in outer:
+            place = place[int(name) if isinstance(place, list) else name]
+        place[last] = array
+    return header
+
+
 # --- writing -------------------------------------------------------------------------------------
 
 

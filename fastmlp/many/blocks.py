@@ -22,14 +22,15 @@ from fastmlp.model.backend import Backend, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.state import Array, Snapshot, initial_state
+from fastmlp.model.state import Array, initial_state
 from fastmlp.system import budget
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.loop import CHUNK_SECONDS, MAX_CHUNK_VISITS, EpochLosses, Plan, Training
-from fastmlp.training.more import Continuation
+from fastmlp.training.options import FitOptions
 from fastmlp.training.prepared import Prepared
+from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.start import drawn_starts, dropout_key
 
 T = TypeVar("T")
@@ -62,7 +63,7 @@ class Pattern(NamedTuple):
 
     plan : of one training, without rows and orders; backend : for predictions
     rows : of an epoch; shuffles : True to draw orders
-    continuation : a model's continuation, without seed and state
+    options : kept for `fit_more`, without the seed
     """
 
     network: Network
@@ -72,7 +73,7 @@ class Pattern(NamedTuple):
     rows: int
     shuffles: bool
     program: LaneProgram
-    continuation: Continuation
+    options: FitOptions
 
     @classmethod
     def of(cls, training: Prepared, program: LaneProgram) -> Pattern | None:
@@ -85,13 +86,11 @@ class Pattern(NamedTuple):
         rows, now = len(plan.data.weights), current_backend(plan.backend)  # type: ignore[arg-type]  # no `Steps`
         bare = plan._replace(data=empty, orders=None, start=None, backend=now)
         shuffles = plan.orders is not None
-        return cls(plan.network, plan.optimizer, bare, now, rows, shuffles, program, training.continuation())
+        return cls(plan.network, plan.optimizer, bare, now, rows, shuffles, program, training.kept_options())
 
     def with_optimizer(self, optimizer: Optimizer) -> Pattern:
         """Return the pattern with another optimiser, of other rates."""
-        options = self.continuation.options | {"optimizer": optimizer}
-        continuation = self.continuation._replace(options=options)
-        return self._replace(optimizer=optimizer, continuation=continuation)
+        return self._replace(optimizer=optimizer, options=self.options.having(optimizer=optimizer))
 
     @property
     def schedule(self) -> tuple[Any, ...]:
@@ -217,9 +216,7 @@ class BlockTraining:
         pattern, (parameters, moments) = self._members.patterns[index], self._lanes.of_model(index, before)
         curve = [loss for curves in self._curves for loss in curves[index].tolist()]
         rows, sums = pattern.optimizer.moment_rows, self._losses.sums[[index, -1]]
-        snapshot = Snapshot(
-            {}, parameters, moments[:rows], self._step, self._losses.steps, sums, {"loss": curve}, []
-        )
+        snapshot = Snapshot(parameters, moments[:rows], self._step, self._losses.steps, sums, {"loss": curve})
         orders = RowOrders(self._members.seeds[index]) if pattern.shuffles else None
         plan = pattern.plan._replace(
             optimizer=pattern.optimizer, data=self._members.data[index], orders=orders, threads=1,
@@ -264,8 +261,8 @@ class BlockTraining:
         each = zip(models, seeds, patterns, parameters, strict=True)
         for index, (model, seed, like, weights) in enumerate(each):
             if finite[index]:
-                continuation = BlockContinuation(ended, index, like.continuation, seed, weights)
-                given = continuation.history, like.backend, reason, continuation, threads
+                snapshot = BlockSnapshot(ended, index, like, seed, weights)
+                given = snapshot.history, like.backend, reason, snapshot, threads
                 yield model, Model(like.network, weights, *given)
 
 
@@ -283,16 +280,15 @@ class EndedBlock(NamedTuple):
     curves: NDArray[np.float64]
 
 
-class BlockContinuation(NamedTuple):
-    """The end of a model's training; a `Continuation` is made when needed.
+class BlockSnapshot(NamedTuple):
+    """The end of a model's training; a `Snapshot` is made when needed.
 
-    number : of the model in the block
-    like : the continuation's common part; parameters : (P,) of this model
+    number : of the model in the block; parameters : (P,) of this model
     """
 
     block: EndedBlock
     number: int
-    like: Continuation
+    pattern: Pattern
     seed: int
     parameters: Array
 
@@ -300,25 +296,25 @@ class BlockContinuation(NamedTuple):
         """Return the history, new lists."""
         return {"loss": self.block.curves[self.number].tolist()}
 
-    def continuation(self) -> Continuation:
+    def snapshot(self) -> Snapshot:
         """Return the training to go on with."""
-        block, number = self.block, self.number
-        snapshot = Snapshot(
-            {}, self.parameters, block.moments[number], block.step, block.epoch_step,
-            block.sums[[number, -1]], self.history(), [],
+        block, number, pattern = self.block, self.number, self.pattern
+        return Snapshot(
+            self.parameters, block.moments[number], block.step, block.epoch_step, block.sums[[number, -1]],
+            self.history(), backend=pattern.backend.name, seed=self.seed, options=pattern.options,
+            rows=pattern.rows,
         )  # fmt: skip
-        return self.like._replace(options=self.like.options | {"seed": self.seed}, left=snapshot)
 
     def go_on(self, model: Model, X: Any, y: Any, epochs: int, options: dict[str, Any]) -> Model:
         """Return the model after more epochs of the training."""
-        return self.continuation().go_on(model, X, y, epochs, options)
+        return self.snapshot().go_on(model, X, y, epochs, options)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _itself, (self.continuation(),)  # the arrays of its own alone
+        return _itself, (self.snapshot(),)  # the arrays of its own alone
 
 
-def _itself(continuation: Continuation) -> Continuation:
-    return continuation
+def _itself(snapshot: Snapshot) -> Snapshot:
+    return snapshot
 
 
 def distinct(objects: Sequence[T]) -> tuple[list[T], NDArray[np.intp]]:

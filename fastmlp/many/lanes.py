@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
@@ -130,14 +129,14 @@ class Lanes:
     """Trainings that go on together; at a training's end the next takes over the lane.
 
     take() gives the index of a model to train and a training, None at the end
-    begin(index, ...) makes the training; end(index, result or error) takes the result
+    begin(index, training) takes note of a training; end(index, result or error) takes the result
     group : of the models; lanes : the most trainings at a time
     """
 
     def __init__(
         self,
         take: Callable[[], tuple[int, Any] | None],
-        begin: Callable[..., LaneTraining],
+        begin: Callable[[int, LaneTraining], None],
         end: Callable[[int, Model | BaseException], None],
         group: ModelGroup,
         lanes: int,
@@ -170,7 +169,8 @@ class Lanes:
         """Yield a training under way; end the training when over."""
         result: Model | BaseException
         try:
-            training = prepared.begun(functools.partial(self._begin, index))
+            training = prepared.begun(None, LaneTraining)
+            self._begin(index, training)
             with under_way(training):
                 yield training
             result = prepared.ended(training.run)

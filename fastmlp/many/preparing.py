@@ -24,7 +24,7 @@ from fastmlp.many.trainings import CallFile, KeepInCallFile, Resumed
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, as_optimizer, without_rates
-from fastmlp.training.options import FitOptions
+from fastmlp.training.options import USUAL
 from fastmlp.training.prepared import Prepared, cleaned, scaled
 from fastmlp.training.start import initial_parameters
 from fastmlp.training.trainer import prepared
@@ -299,10 +299,10 @@ class Preparation:
                 called.append(KeepInCallFile(self._file, index))
             given = self._arguments.of(index)
             network, X, y = given.pop("network"), given.pop("X"), given.pop("y")
-            options = FitOptions(
-                **given, fit=fit, seed=self._seeds[index], callbacks=(*called,), progress=False,
-                threads=self._threads, resume=saved, metrics=self._metrics,
-            )  # fmt: skip
+            options = {
+                **USUAL, **given, "fit": fit, "seed": self._seeds[index], "callbacks": (*called,),
+                "progress": False, "threads": self._threads, "resume": saved, "metrics": self._metrics,
+            }  # fmt: skip
             training = prepared(network, X, y, options, trainings=self._group_sizes.get(index, 1))
             if not isinstance(training, Prepared):
                 raise TypeError("X must be rows in memory; fit takes rows that come block by block")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from inspect import Parameter, Signature, signature
-from typing import Any, Unpack, cast
+from typing import Any, cast
 
 from fastmlp import checks
 from fastmlp.callbacks.callback import Callback, Metric
@@ -21,7 +22,7 @@ from fastmlp.system.notices import Bar
 from fastmlp.trained.model import Model
 from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.options import ADAM, USUAL, OptionsOfEach, check_callbacks, components_of
+from fastmlp.training.options import ADAM, USUAL, FitOptions, check_callbacks, components_of
 from fastmlp.training.prepared import Prepared
 
 
@@ -57,7 +58,7 @@ def fit_many(
     resume: str | os.PathLike[str] | None = None,
     communicator: None = None,
     metrics: Iterable[Metric] | Mapping[str, Iterable[Metric]] = (),
-    **options: Unpack[OptionsOfEach],
+    **options: Any,
 ) -> list[Model | DivergenceError]:
     """Train many networks, each as `fit` alone would.
 
@@ -156,7 +157,10 @@ def fit_many(
     return cast(list[Ended], trainings.results)
 
 
-OF_EACH: dict[str, Any] = {name: USUAL[name] for name in OptionsOfEach.__annotations__}
+COMMON = {"fit", "seed", "window", "callbacks", "progress", "threads", "resume", "metrics"}
+"""Options without a list for models; of seeds and metrics other lists."""
+
+OF_EACH = {name: usual for name, usual in USUAL.items() if name not in COMMON}
 """Options with a list for models, with defaults."""
 
 
@@ -167,13 +171,10 @@ def _components(networks: list[Any]) -> list[Component]:
 
 def _with_options(taken: Signature) -> Signature:
     """Return a signature with the options, for `help`, the documentation and editors."""
-    types = OptionsOfEach.__annotations__
+    types = {one.name: one.type for one in fields(FitOptions)}
     listed = [
         Parameter(
-            name,
-            Parameter.KEYWORD_ONLY,
-            default=usual,
-            annotation=getattr(types[name], "__forward_arg__", Any),
+            name, Parameter.KEYWORD_ONLY, default=usual, annotation=f"{types[name]} | list[{types[name]}]"
         )
         for name, usual in OF_EACH.items()
     ]

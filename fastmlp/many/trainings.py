@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import copy
 import functools
 import itertools
 import os
@@ -11,8 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
-
-import numpy as np
 
 from fastmlp import checks
 from fastmlp.callbacks.callback import Callback, Run
@@ -23,9 +22,10 @@ from fastmlp.model.custom import Component
 from fastmlp.system.interrupts import POLL, Interrupted
 from fastmlp.system.notices import Bar
 from fastmlp.trained.model import Model
-from fastmlp.training.checkpoint import Checkpoint, Content, Saved, Written, content_of_training
+from fastmlp.training.checkpoint import Checkpoint, Record, record_of_training
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.saving import read_list, write_list, written
+from fastmlp.training.saving import read_list, record_of, write_list
+from fastmlp.training.snapshot import Snapshot
 
 Ended = Model | DivergenceError
 
@@ -157,12 +157,10 @@ class Trainings:
                 self._end(index, error)
         return None
 
-    def _begin(self, index: int, *given: Any) -> LaneTraining:
-        training = LaneTraining(*given)
+    def _begin(self, index: int, training: LaneTraining) -> None:
         self._running[index] = training.run
         if self.reason is not None:
             _stop(training.run, self.reason)
-        return training
 
     def fail(self, index: int, error: BaseException) -> None:
         """Let an error other than a divergence end the other trainings."""
@@ -231,19 +229,18 @@ class CallFile:
     ) -> None:
         self.path, self.every = checkpoint.path, checkpoint.every
         self._seeds, self._trainings = seeds, trainings
-        self._written: list[Written | None] = [None] * len(seeds) if resumed is None else [*resumed.written]
+        self._written: list[Record | None] = [None] * len(seeds) if resumed is None else [*resumed.records]
         self._epochs, self._time = 0, time.monotonic()
         self._writing = threading.RLock()
 
     def keep(self, index: int, run: Run) -> None:
         """Keep a training between two chunks."""
-        header, arrays = content_of_training(run)
+        record = record_of_training(run)
         # A callback's stop is kept, the call's own is not.
-        header["stopped"] = run.stop_reason is not None and run.stop_reason != self._trainings.reason
-        if run.epoch == run.epochs and not header["stopped"]:
-            header["stop_reason"] = None  # the call was stopped when this one had ended
-        # Parameters and moments are the live ones.
-        self._written[index] = header, {name: np.array(array) for name, array in arrays.items()}
+        record["stopped"] = run.stop_reason is not None and run.stop_reason != self._trainings.reason
+        if run.epoch == run.epochs and not record["stopped"]:
+            record["stop_reason"] = None  # the call was stopped when this one had ended
+        self._written[index] = copy.deepcopy(record)  # parameters and moments are the live ones
 
     def count(self, epochs: int) -> None:
         """Count a training's completed epochs; write if due."""
@@ -261,7 +258,7 @@ class CallFile:
         with self._writing:
             for index, ended in enumerate(self._trainings.results):
                 if isinstance(ended, DivergenceError):
-                    self._written[index] = written(ended)
+                    self._written[index] = record_of(ended)
             write_list(self.path, self._written, {"seeds": self._seeds})
             self._epochs, self._time = 0, time.monotonic()
 
@@ -299,9 +296,8 @@ class Resumed:
     """The content of a call's file; CheckpointError for another number of models."""
 
     def __init__(self, path: str | os.PathLike[str], components: Iterable[Component], count: int) -> None:
-        self._path = path
-        self._models, self.written, more = read_list(path, components)
-        held = len(self.written)
+        self._models, self.records, more = read_list(path, components)
+        held = len(self.records)
         if held != count:
             raise CheckpointError(f"{os.fspath(path)!r} holds {held} models, and this call has {count}")
         seeds: Any = more.get("seeds")
@@ -311,14 +307,12 @@ class Resumed:
 
     def diverged(self) -> list[Ended | None]:
         """Return the errors of diverged models, None for other models."""
-        return [one if isinstance(one, DivergenceError) else None for one in self._models]
+        return [one if isinstance(one, DivergenceError) else None for one, _ in self._models]
 
-    def of(self, index: int) -> tuple[Saved | None, list[Callback]]:
+    def of(self, index: int) -> tuple[Snapshot | None, list[Callback]]:
         """Return a model's saved training, if any, and a callback that ends an ended training."""
-        content, written = self._models[index], self.written[index]
-        if not isinstance(content, Content) or written is None or content.snapshot is None:
+        (model, snapshot), record = self._models[index], self.records[index]
+        if not isinstance(model, Model) or record is None or snapshot is None:
             return None, []
-        reason = content.model.stop_reason
-        return Saved(self._path, content.snapshot), (
-            [StayEnded(reason)] if reason is not None and written[0].get("stopped") else []
-        )
+        reason = model.stop_reason
+        return snapshot, [StayEnded(reason)] if reason is not None and record.get("stopped") else []

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.model.schedules import BEGINNING, Since
-
 Array = NDArray[Any]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -60,46 +58,6 @@ class TrainState(NamedTuple):
         """Return the same arrays with another number of updates."""
         # `_replace` takes four times as long.
         return _made(TrainState, (*self[:3], step, threads))
-
-
-class Snapshot(NamedTuple):
-    """A training between two chunks: the whole input of the remaining training.
-
-    The arrays are live; copy or write them before the next chunk.
-
-    setting : settings to be equal for an equal continuation (see `fastmlp.training.checkpoint`)
-    parameters : (P,) floating
-    moments : (rows, P) floating, the rows in use
-    step : updates done so far; epoch_step : updates of the epoch under way
-    sums : (2 + heads,) float64 over these, of `training.loop.EpochLosses`
-    history : lists with a value for every complete epoch
-    callbacks : (class name, `Callback.state_dict()`) of callbacks with a state; {} for a fresh start
-    rate_factor : a factor of learning rates
-    since : the start of epochs of so many steps; step, epoch_step and history count from there
-    other_steps : the steps of since.step by another rule, left out of this rule's corrections
-    earlier : the history before `since`
-    """
-
-    setting: dict[str, Any]
-    parameters: Array
-    moments: Array
-    step: int
-    epoch_step: int
-    sums: NDArray[np.float64]
-    history: dict[str, list[float]]
-    callbacks: list[tuple[str, dict[str, Any]]]
-    rate_factor: float = 1.0
-    since: Since = BEGINNING
-    other_steps: int = 0
-    earlier: dict[str, list[float]] = {}  # noqa: RUF012  # never written
-
-    @property
-    def whole_history(self) -> dict[str, list[float]]:
-        """The history of all epochs; nothing may write to it or to its lists."""
-        if not self.earlier:
-            return self.history
-        names = {**self.earlier, **self.history}
-        return {name: self.earlier.get(name, []) + self.history.get(name, []) for name in names}
 
 
 def initial_state(parameters: Array, moment_rows: int = 2, step: int = 0) -> TrainState:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -23,11 +23,12 @@ from fastmlp.many.lanes import ModelGroup, program_of, saved_together
 from fastmlp.many.trainings import Trainings
 from fastmlp.model.descriptions import described
 from fastmlp.model.rows import SparseRows
-from fastmlp.model.state import Snapshot, TrainState
+from fastmlp.model.state import TrainState
 from fastmlp.system.interrupts import deferred
 from fastmlp.system.notices import Bar
 from fastmlp.training.loop import Plan, Training
 from fastmlp.training.prepared import Prepared
+from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.threads import most_seconds
 
 _snapshots: ContextVar[dict[str, tuple[Snapshot, bool]] | None] = ContextVar(
@@ -93,9 +94,9 @@ class Awaited:
         """Replace fields of the plan."""
         self.training = self.training._replace(plan=self.plan._replace(**fields))
 
-    def begun(self, begin: Callable[..., Training]) -> Training:
-        """Return the training before its first step. begin : makes the training"""
-        return self.training.begun(begin)
+    def begun(self, batches: None, kind: type[Training]) -> Training:
+        """Return the training before its first step."""
+        return self.training.begun(batches, kind)
 
     def ended(self, run: Run) -> Run:
         """Return the finished run: the task makes a model of it."""

@@ -171,8 +171,12 @@ def _checked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
         members = []
         for index in range(first, first + count):
             prefix = f"members/{index}/"
-            curves = [name for name in header["history"] if f"{prefix}history/{name}" in arrays]
-            members.append(checkpoint.model_of(network, arrays, prefix, curves, header["backend"], None))
+            curves = {name: arrays.get(f"{prefix}history/{name}") for name in header["history"]}
+            record = {
+                "parameters": arrays[f"{prefix}parameters"],
+                "history": {name: curve for name, curve in curves.items() if curve is not None},
+            }
+            members.append(checkpoint.model_of(network, record, header["backend"], None))
         _check_losses(members)
         groups.append((recipe, members))
     if not groups:

@@ -16,18 +16,19 @@ from fastmlp.backend.choice import current_backend
 from fastmlp.callbacks.callback import Callback, Run, states_of
 from fastmlp.callbacks.standard import Progress
 from fastmlp.data.batches import MIXED_BYTES, Batches, Mixing, Orders, WindowBatches, visited_weights
-from fastmlp.data.ranks import ChunkRunner
+from fastmlp.data.ranks import ALONE, ChunkRunner, Ranks
 from fastmlp.model.averages import swap_average
 from fastmlp.model.backend import Chunk, Data, counts_of, evaluated, losses_of_part
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.schedules import BEGINNING, Since
-from fastmlp.model.state import Snapshot, TrainState
+from fastmlp.model.state import TrainState
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind
 from fastmlp.trained import format_of
 from fastmlp.training.divergence import DivergenceError, Draft, last_finite, sound
 from fastmlp.training.options import FitOptions
+from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.threads import (
     LAYER_SECONDS,
     TRIAL_SECONDS,
@@ -36,6 +37,7 @@ from fastmlp.training.threads import (
     is_long,
     most_seconds,
     rows_at_once,
+    uninterruptible,
     visited_by_a_row,
 )
 
@@ -69,6 +71,7 @@ class Plan(NamedTuple):
     weighed : False if all rows have the weight 1
     start() draws the first parameters (P,) once more; None for given parameters
     options : of `fit`, checked; the defaults for an estimator
+    ranks : the processes of the training
     """
 
     network: Network
@@ -94,6 +97,7 @@ class Plan(NamedTuple):
     weighed: bool = True
     start: Callable[[], NDArray[Any]] | None = None
     options: FitOptions = FitOptions()
+    ranks: Ranks = ALONE
 
 
 class Training:
@@ -137,7 +141,8 @@ class Training:
         """Seconds a step."""
         if plan.optimizer.whole:  # what a step takes is known after the first one
             self.pace = CHUNK_SECONDS
-        self.threads = Threads(plan.threads)
+        alone = plan.ranks.size == 1
+        self.threads = Threads(plan.threads, changes=alone)  # or all would wait for a rank's trial of others
         self.draft = Draft(plan.optimizer.moment_rows, plan.threads)
         most = plan.step_rows
         if isinstance(plan.held_out, Data):
@@ -151,8 +156,11 @@ class Training:
             model_index=plan.model_index, optimizer=plan.optimizer,
             since=(self.first_step, plan.since.epoch),
         )  # fmt: skip
-        self.stop, self.interruptible = self.run.stop, interruptible
-        """Called by a signal, with the signal's name; `interruptible` makes long calls."""
+        self.stop = plan.ranks.request_stop or self.run.stop
+        """Called by a signal, with the signal's name."""
+        # A signal must not take a rank out of a collective.
+        self.interruptible = interruptible if alone else uninterruptible
+        """Makes long calls."""
         if resumed is not None:
             self._resume(resumed)
 
@@ -193,13 +201,12 @@ class Training:
         run.step, run.rate_factor = saved.step, saved.rate_factor
         run.history.update({name: [*values] for name, values in saved.history.items()})
         run.epoch = len(run.history["loss"])
-        self.batches.resume(saved)
+        self.batches.resume(saved.step, saved.epoch_step, run.epoch)
         run.rows_seen = self.batches.rows_before(saved.step)
 
     def snapshot(self) -> Snapshot:
         """Return the state that determines the rest of the training."""
         return Snapshot(
-            setting=self.plan.setting,
             parameters=self.state.parameters,
             moments=self.state.moments[: self.plan.optimizer.moment_rows],
             step=self.run.step,
@@ -207,7 +214,10 @@ class Training:
             sums=self.losses.sums,
             history=self.run.history,
             callbacks=states_of(self.callbacks) if self.callbacks else [],
+            backend=current_backend(self.plan.backend).name,  # type: ignore[arg-type]  # as for the run
+            seed=self.plan.options.seed,
             rate_factor=self.run.rate_factor,
+            setting=self.plan.setting,
             since=self.plan.since,
             other_steps=self.plan.other_steps,
             earlier={} if self.resumed is None else self.resumed.earlier,
@@ -331,7 +341,8 @@ class Training:
         if batches.per_epoch is not None:
             epochs = min(epochs, self._next_epoch()) if self.ends_at_epochs else epochs
             left = epochs * batches.per_epoch - run.step
-        return min(self.chunk_steps(), MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), left)
+        steps = min(self.chunk_steps(), MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), left)
+        return self.plan.ranks.steps(steps, run.step, batches.per_epoch or 0)
 
     def _next_epoch(self) -> int:
         """Return the next epoch at a chunk's end."""
@@ -414,7 +425,7 @@ class Training:
         evaluate, network = self.plan.backend.evaluate, self.plan.network
         rows = data.inputs.shape[0]
         # In one call where that is short; else in parts, between which Ctrl-C is heard.
-        if rows <= (at_once := rows_at_once(parameters.size)):
+        if self.plan.ranks.size > 1 or rows <= (at_once := rows_at_once(parameters.size)):
             return evaluate(network, parameters, data)
 
         totals = counts_of(network, data)

@@ -1,17 +1,19 @@
-"""The checked options of `fit`, and the common setup of trainings with equal descriptions.
+"""The options of `fit`, checked: each with its type, its default and its check in a line.
 
-A setup is the optimiser and the backend of steps, kept for later trainings with the same descriptions.
-Descriptions never change, so the same object needs no second check. Arrays, and the state of an earlier
-training, are checked in each call.
+Trainings with the same descriptions share the checks and the choice of a backend. Descriptions never change,
+so the same object needs no second check: that is 14 % of the smallest training. Options in `OF_CALL`, as
+arrays, are checked in each call.
 """
 
 from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from numbers import Real
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -22,6 +24,7 @@ from fastmlp.backend.choice import cacheable_backend, calls_blas, choose
 from fastmlp.backend.registry import is_exact, is_mixed
 from fastmlp.callbacks.callback import Callback
 from fastmlp.callbacks.standard import Progress
+from fastmlp.checks import CheckedFields, checked, count, number
 from fastmlp.data.ranks import ALONE, Ranks
 from fastmlp.data.sparse import may_become_sparse
 from fastmlp.model.averages import EMA, SWA, Average, with_average
@@ -33,64 +36,80 @@ from fastmlp.model.state import is_bfloat16
 from fastmlp.system.budget import available_cores
 from fastmlp.system.notices import is_watched
 from fastmlp.trained.model import Model
-from fastmlp.training.more import Continuation
+from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.start import Initial
 
 if TYPE_CHECKING:
     from fastmlp.backend.auto import Auto
-    from fastmlp.training.checkpoint import Saved
 
 Validation = float | tuple[Any, ArrayLike] | tuple[Any, ArrayLike, ArrayLike]
 
 ADAM = Adam()
-"""The default optimiser, a single object: setups are found by identity."""
+"""The default optimiser."""
 
 
-class FitOptions(NamedTuple):
-    """The options of `fit`, without network, rows and communicator; defaults as of `fit`.
+def _rows_or_all(what: str, given: Any) -> int | None:
+    return None if given is None else checks.whole(what, given, 1)
 
-    After the check there is an `Optimizer` and a list of callbacks, and `resume` is the training of a file
-    or a model; the seed is drawn later. Options before `seed` are descriptions, whose checks are kept by
-    identity; `seed` and later options are checked in each call (`VALUES`).
+
+@dataclass(frozen=True)
+class FitOptions(CheckedFields):
+    """The options of `fit`, without network, rows and communicator.
+
+    After `options_of` there is an `Optimizer`, callbacks are checked, and `resume` is the `Snapshot` of a
+    file or a model.
 
     fit : `fastmlp.fit` itself, which is above this module, for `Model.fit_more`
     """
 
     fit: Callable[..., Model] | None = None
-    optimizer: Any = None
-    epochs: int = 100
-    batch_size: int | None = 32
+    optimizer: Any = checked(as_optimizer, None)
+    epochs: int = count(0, default=100)
+    batch_size: int | None = checked(_rows_or_all, 32)
     shuffle: bool = True
-    window: int | None = None
+    window: int | None = count(1, default=None)
     callbacks: Any = ()
     progress: bool | None = None
     backend: str = "auto"
-    threads: int | None = None
+    threads: int | None = count(1, default=None)
     dtype: DTypeLike | None = None
     average: Average | None = None
     metrics: Any = ()
     training_metrics: bool = False
-    accumulate: int = 1
-    mixup: float | None = None
-    seed: Any = None
+    accumulate: int = count(1, default=1)
+    mixup: float | None = number(None, 0, open_low=True)
+    seed: int = count(0, default=None)  # drawn later where None
     initial: Model | Initial | None = None
     sample_weight: ArrayLike | None = None
     validation: Validation | Any = None
     resume: Any = None
 
-    @property
-    def earlier(self) -> tuple[Continuation | None, Saved | None]:
-        """The resumed training of a model or of a file, after the check of options."""
-        resume = self.resume
-        if resume is None:
-            return None, None
-        return (resume, None) if isinstance(resume, Continuation) else (None, resume)
+    def having(self, **changed: Any) -> Self:
+        """Return the options with other values, which need no check."""
+        made = object.__new__(type(self))
+        vars(made).update(vars(self), **changed)
+        return made
 
-    def staying(self, optimizer: Optimizer, dtype: np.dtype[Any]) -> dict[str, Any]:
-        """Return the options kept by `Model.fit_more`; optimizer, dtype : of the steps"""
-        found = dict(zip(STAYS, _staying(self), strict=True))
-        found["optimizer"], found["dtype"] = optimizer, dtype
-        return found
+    @property
+    def mixed(self) -> bool:
+        """True to multiply bfloat16 numbers; a training goes on as it was."""
+        mixed = self.dtype is not None and is_bfloat16(self.dtype)
+        begun = self.resume is not None and is_mixed(self.resume.backend)
+        return mixed or (begun and self.backend in ("auto", "reference"))
+
+    @property
+    def file(self) -> Snapshot | None:
+        """The training of the file to resume from."""
+        return self.resume if self.resume is not None and self.resume.path is not None else None
+
+    def kept(self, optimizer: Optimizer, dtype: np.dtype[Any]) -> Self:
+        """Return the options kept for `Model.fit_more`; optimizer, dtype : of the steps"""
+        validation = self.validation
+        return self.having(
+            optimizer=optimizer, dtype=dtype, callbacks=(), progress=None, average=None, initial=None,
+            sample_weight=None, resume=None,
+            validation=float(validation) if isinstance(validation, Real) else None,
+        )  # fmt: skip
 
     def of_steps(self) -> dict[str, Any]:
         """Return the options with an effect on a step's numbers; None for defaults."""
@@ -98,15 +117,11 @@ class FitOptions(NamedTuple):
         return {name: None if value == USUAL[name] else value for name, value in given}
 
 
-USUAL = FitOptions._field_defaults
+USUAL: dict[str, Any] = {field.name: field.default for field in fields(FitOptions)}
 """The defaults."""
 
-GIVEN_ANEW = {
+ELSEWHERE = {
     "fit", "epochs", "callbacks", "progress", "average", "initial", "sample_weight", "validation", "resume",
-}  # fmt: skip
-"""The options not kept by `Model.fit_more`."""
-
-ELSEWHERE = GIVEN_ANEW | {
     "optimizer", "batch_size", "shuffle", "window", "seed", "backend", "threads", "dtype", "metrics",
     "training_metrics",
 }  # fmt: skip
@@ -115,61 +130,43 @@ ELSEWHERE = GIVEN_ANEW | {
 Any other option changes the numbers of a step: the option is in a training's file, and steps are taken alone.
 """
 
-STAYS = tuple(name for name in FitOptions._fields if name not in GIVEN_ANEW)
-OF_STEPS = tuple(name for name in FitOptions._fields if name not in ELSEWHERE)
-_staying = operator.attrgetter(*STAYS)
+OF_STEPS = tuple(name for name in USUAL if name not in ELSEWHERE)
 
 
-class OptionsOfEach(TypedDict, total=False):
-    """The options of `fit` that may be lists in `fit_many`."""
-
-    optimizer: Optimizer | str | list[Optimizer | str] | None
-    epochs: int | list[int]
-    batch_size: int | list[int | None] | None
-    shuffle: bool | list[bool]
-    initial: Any
-    sample_weight: Any
-    validation: Any
-    backend: str | list[str]
-    dtype: DTypeLike | list[DTypeLike | None] | None
-    average: Average | list[Average | None] | None
-    training_metrics: bool | list[bool]
-    accumulate: int | list[int]
-    mixup: float | list[float | None] | None
-
-
-def checked(network: Network, options: FitOptions, first: bool = True) -> FitOptions:
-    """Return checked options, as far as no rows are needed; errors as of `fit`.
+def options_of(network: Network, given: Mapping[str, Any], first: bool = True) -> FitOptions:
+    """Return the options of arguments, checked as far as no rows are needed; errors as of `fit`.
 
     There may be no seed yet. first : True if this process reads the file to resume from, and shows a bar
     """
     checks.instance("network", network, Network, "a Network")
-    optimizer = ADAM if options.optimizer is None else as_optimizer("optimizer", options.optimizer)
-    optimizer = keeping_signs(optimizer, network)
+    options = FitOptions(**given)
+    optimizer = keeping_signs(options.optimizer or ADAM, network)
     optimizer.check_layers(network)
     if optimizer.whole:
         _check_whole(optimizer, options)
-    changed: dict[str, Any] = {"optimizer": optimizer}
-    for name, check in CHECKS.items():
-        if (value := getattr(options, name)) is not USUAL[name]:
-            changed[name] = check(name, value)
     if options.mixup is not None and (coded := [block for block in network.blocks if block.codes]):
         kind = type(coded[0]).__name__
         raise ValueError(f"mixup mixes numbers, and the codes of {kind} cannot be mixed; leave out mixup")
-    callbacks = check_callbacks(options.callbacks, options.progress if first else False)
-    if callbacks or type(options.callbacks) is not tuple:
-        changed["callbacks"] = callbacks
+    changed: dict[str, Any] = {"optimizer": optimizer}
+    called = check_callbacks(options.callbacks, options.progress if first else False)
+    if called or type(options.callbacks) is not tuple:
+        changed["callbacks"] = called
     if type(options.metrics) is not tuple or options.metrics:
         from fastmlp.callbacks.metrics import checked_metrics
 
         changed["metrics"] = checked_metrics(options.metrics, network)
-    resume = options.resume
-    if resume is not None and not isinstance(resume, Continuation):
-        from fastmlp.training.checkpoint import Saved, read_training
+    if options.resume is not None and not isinstance(options.resume, Snapshot):
+        from fastmlp.training.checkpoint import read_training
 
-        if not isinstance(resume, Saved):
-            changed["resume"] = read_training(resume, components_of(network)) if first else None
-    return options._replace(**changed)
+        changed["resume"] = read_training(options.resume, components_of(network)) if first else None
+    options = options.having(**changed)
+    file, dtype = options.file, options.dtype
+    if dtype is not None and file is not None and is_bfloat16(dtype) != is_mixed(file.backend):
+        then = "bfloat16" if is_mixed(file.backend) else "not bfloat16"
+        raise ValueError(
+            f"the training to go on has products that are {then}, got dtype {checks.shown(dtype)}"
+        )
+    return options
 
 
 def _check_whole(optimizer: Optimizer, options: FitOptions) -> None:
@@ -181,45 +178,16 @@ def _check_whole(optimizer: Optimizer, options: FitOptions) -> None:
         raise ValueError(f"{type(optimizer).__name__} computes in float64; leave out dtype='bfloat16'")
 
 
-def _whole(low: int) -> Callable[[str, Any], int]:
-    """Return the check of a whole number of at least `low`."""
-    return lambda name, value: checks.whole(name, value, low)
-
-
-CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "epochs": _whole(0),
-    "threads": _whole(1),
-    "accumulate": _whole(1),
-    "batch_size": lambda name, value: None if value is None else checks.whole(name, value, 1),
-    "seed": _whole(0),
-    "window": _whole(1),
-    "shuffle": checks.flag,
-    "training_metrics": checks.flag,
-    "mixup": lambda name, value: checks.real(name, value, 0, open_low=True),
-}
-"""check(name, value) of options without the default value; returns the value for the training."""
-
-
 def drawn_seed(options: FitOptions) -> int:
     """Return the seed of the resumed training, or a new seed."""
-    saved = options.resume
-    return int(saved.seed if saved else int.from_bytes(os.urandom(16), "little"))
+    return int(options.resume.seed if options.resume else int.from_bytes(os.urandom(16), "little"))
 
 
-def backend_request(options: FitOptions) -> tuple[str, bool, bool]:
-    """Return (backend, goes_on, mixed) of a `Setup`; ValueError where the file is of another dtype."""
-    backend, saved, (_, file) = options.backend, options.resume, options.earlier
-    earlier: str | None = saved.backend if saved else None
-    mixed = options.dtype is not None and is_bfloat16(options.dtype)
-    goes_on = earlier is not None and is_exact(earlier)
-    if options.dtype is not None and file is not None and mixed != is_mixed(file.backend):
-        then = "bfloat16" if is_mixed(file.backend) else "not bfloat16"
-        raise ValueError(
-            f"the training to go on has products that are {then}, got dtype {checks.shown(options.dtype)}"
-        )
-    if earlier is not None and backend in ("auto", "reference"):
-        mixed = mixed or is_mixed(earlier)
-    return earlier if earlier and backend == "auto" and not goes_on else backend, goes_on, mixed
+def backend_request(options: FitOptions) -> tuple[str, bool]:
+    """Return the name of a backend for `choose`, and whether "auto" must keep the bits of fast backends."""
+    earlier = options.resume.backend if options.resume else None
+    exact = earlier is not None and is_exact(earlier)
+    return earlier if earlier and options.backend == "auto" and not exact else options.backend, exact
 
 
 def components_of(network: Network) -> list[Component]:
@@ -249,128 +217,102 @@ def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> lis
     return checked and sorted(checked, key=lambda callback: callback.writes_training)
 
 
-VALUES = FitOptions._fields.index("seed")
-"""The index of the first option checked in each call; earlier options are descriptions."""
+# --- shared by trainings with the same descriptions --------------------------------------------------------
+
+OF_CALL = ("seed", "initial", "sample_weight", "validation", "resume")
+"""The options checked in each call; all others are descriptions."""
+
+_described = operator.itemgetter(*(name for name in USUAL if name not in OF_CALL))
 
 FROZEN = (type(None), bool, int, float, str, type, np.dtype, FunctionType, Optimizer, EMA, SWA)
 """The types of immutable descriptions; of callbacks and metrics only the empty tuple counts."""
 
 MOST_CACHED = 32
-"""The most cached setups, and the most steps in a setup, by rows, steps or threads."""
+"""The most cached descriptions, and the most choices of these, by rows, steps or threads."""
+
+Choices = dict[Any, tuple[Optimizer, Any, bool, bool]]
+"""How steps are taken, as `choice_of` returns, by all differences between trainings of the same options."""
+
+cached: dict[Any, tuple[FitOptions, Choices, tuple[Any, ...]]] = {}
+"""Options and choices by the identities of descriptions, the oldest first; the descriptions are kept, so that
+no id is used again.
+"""
 
 
-class StepSetup(NamedTuple):
-    """The optimiser and backend of steps, for a batch size and dtype.
+def shared_options(network: Network, given: Mapping[str, Any], ranks: Ranks) -> tuple[FitOptions, Choices]:
+    """Return checked options, and the choices of all trainings with the same descriptions.
 
-    optimizer : with the average, if any; backend : as `choose` gives
-    calls_blas : True if steps may call the BLAS; becomes_sparse : see `fastmlp.data.sparse.may_become_sparse`
+    given : all of `USUAL`, unchecked; errors as of `fit`
     """
-
-    optimizer: Optimizer
-    backend: Backend | Auto
-    calls_blas: bool
-    becomes_sparse: bool
-
-    @classmethod
-    def on(
-        cls, backend: Backend | Auto, network: Network, optimizer: Optimizer, rows: int, dtype: np.dtype[Any]
-    ) -> Self:
-        """Return how a backend takes steps; rows : of a batch"""
-        sparse = not optimizer.whole and may_become_sparse(backend, network, optimizer, rows, dtype)
-        return cls(optimizer, backend, calls_blas(backend), sparse)
-
-
-class Setup(NamedTuple):
-    """The common part of trainings with the same descriptions.
-
-    described : the options up to `VALUES`, checked
-    backend : the name of the requested backend, or "auto"
-    goes_on : True to require the bits of the fast backends
-    mixed : True to multiply bfloat16 numbers
-    steps : by all differences between such trainings
-    held : the given descriptions, referenced here so that no id is used again
-    """
-
-    described: tuple[Any, ...]
-    backend: str
-    goes_on: bool
-    mixed: bool
-    steps: dict[Any, StepSetup]
-    held: tuple[Any, ...]
-
-    def options_of(self, given: FitOptions) -> FitOptions:
-        """Return the options of another call of the same descriptions, checked."""
-        seed = given.seed
-        if seed is not None:
-            seed = checks.whole("seed", seed, 0)
-        return FitOptions._make((*self.described, seed, *given[VALUES + 1 :]))
-
-    def steps_of(
-        self,
-        network: Network,
-        options: FitOptions,
-        rows: int,
-        dtype: np.dtype[Any],
-        steps: int | None,
-        averaged: int | None,
-    ) -> StepSetup:
-        """Return how steps are taken; ValueError if average or backend do not suit the options.
-
-        rows : of a batch; steps : of all such trainings; averaged : steps of this training, for an average;
-        None if unknown before rows are read
-        """
-        threads = options.threads
-        if threads is None and self.backend == "auto":
-            threads = available_cores()  # the choice goes by the cores that are left
-        key = rows, dtype, steps, averaged, threads
-        if (known := self.steps.get(key)) is not None:
-            return known
-        optimizer = options.optimizer
-        if options.average is not None:
-            optimizer = with_average(optimizer, options.average, averaged)
-        # What reads all rows calls the backend for losses and gradients only, whatever the rule.
-        rule = SGD(0.0) if optimizer.whole else optimizer
-        backend = choose(
-            self.backend, network, rule, rows, dtype, threads,
-            steps=steps, exact=self.goes_on, mixed=self.mixed,
-        )  # fmt: skip
-        lasts = cacheable_backend(backend)
-        found = StepSetup.on(lasts or backend, network, optimizer, rows, dtype)
-        if lasts:
-            if len(self.steps) >= MOST_CACHED:
-                self.steps.clear()
-            self.steps[key] = found
-        return found
-
-
-cached: dict[Any, Setup] = {}
-"""Setups by the identities of descriptions, the oldest first."""
-
-
-def setup_of(network: Network, options: FitOptions, ranks: Ranks) -> tuple[FitOptions, Setup]:
-    """Return checked options and the setup; errors as of `fit`."""
-    key = _key(network, options) if ranks is ALONE else None
-    if key is not None and (known := cached.get(key)) is not None:
-        return known.options_of(options), known
-    given, options = options, ranks.agreed(network, options, checked)
-    with ranks.raise_on_all_ranks():
-        setup = Setup(options[:VALUES], *backend_request(options), {}, (network, *given[:VALUES]))
-    if key is not None and all(map(_is_frozen, (*given[:VALUES], *options[:VALUES]))):
+    described, resume = _described(given), given["resume"]
+    known = key = None
+    if ranks is ALONE and not registry.given() and (resume is None or not resume_of_file(resume)):
+        watched = given["progress"] is None and is_watched()
+        key = id(network), *map(id, described), resume and resume.backend, watched
+        known = cached.get(key)
+    if known is not None:
+        options, choices, _ = known
+        seed = given["seed"]
+        return options.having(
+            seed=seed if seed is None else checks.whole("seed", seed, 0),
+            initial=given["initial"],
+            sample_weight=given["sample_weight"],
+            validation=given["validation"],
+            resume=resume,
+        ), choices
+    options = ranks.agreed(network, given, options_of)
+    kept = options.having(**dict.fromkeys(OF_CALL)), Choices(), (network, *described)
+    if key is not None and all(map(_is_frozen, (*described, *_described(vars(options))))):
         if len(cached) >= MOST_CACHED:
             oldest, *_ = cached
             cached.pop(oldest, None)
-        cached[key] = setup
-    return options, setup
+        cached[key] = kept
+    return options, kept[1]
 
 
-def _key(network: Network, options: FitOptions) -> tuple[Any, ...] | None:
-    """Return the key of a setup; None if the next call may need another setup."""
-    resume = options.resume
-    if registry.given() or not (resume is None or isinstance(resume, Continuation)):
-        return None
-    watched = options.progress is None and is_watched()
-    return id(network), *map(id, options[:VALUES]), resume and resume.backend, watched
+def resume_of_file(resume: Any) -> bool:
+    """Return True unless a training to resume is a model's."""
+    return not isinstance(resume, Snapshot) or resume.path is not None
 
 
 def _is_frozen(one: Any) -> bool:
     return isinstance(one, FROZEN) or (type(one) is tuple and not one)
+
+
+def choice_of(
+    choices: Choices,
+    network: Network,
+    options: FitOptions,
+    rows: int,
+    dtype: np.dtype[Any],
+    steps: int | None,
+    averaged: int | None,
+) -> tuple[Optimizer, Backend | Auto, bool, bool]:
+    """Return the optimiser and the backend of steps, and whether they call the BLAS, and take sparse rows.
+
+    ValueError if average or backend do not suit the options.
+
+    choices : of such trainings; rows : of a batch; steps : of all such trainings
+    averaged : steps of this training, for an average; None if unknown before rows are read
+    """
+    threads = options.threads
+    if threads is None and options.backend == "auto":
+        threads = available_cores()  # the choice goes by the cores that are left
+    key = rows, dtype, steps, averaged, threads
+    if (known := choices.get(key)) is not None:
+        return known
+    optimizer, (name, exact) = options.optimizer, backend_request(options)
+    if options.average is not None:
+        optimizer = with_average(optimizer, options.average, averaged)
+    # What reads all rows calls the backend for losses and gradients only, whatever the rule.
+    rule = SGD(0.0) if optimizer.whole else optimizer
+    backend = choose(name, network, rule, rows, dtype, threads, steps=steps, exact=exact, mixed=options.mixed)
+    lasts = cacheable_backend(backend)
+    backend = lasts or backend
+    sparse = not optimizer.whole and may_become_sparse(backend, network, optimizer, rows, dtype)
+    found = optimizer, backend, calls_blas(backend), sparse
+    if lasts:
+        if len(choices) >= MOST_CACHED:
+            choices.clear()
+        choices[key] = found
+    return found

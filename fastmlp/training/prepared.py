@@ -13,31 +13,30 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backend.choice import current_backend
+from fastmlp.backend.choice import calls_blas, current_backend
 from fastmlp.callbacks.callback import Callback, Pause, Run, no_snapshot, with_state
 from fastmlp.callbacks.standard import EarlyStopping
 from fastmlp.checks import CheckpointError
 from fastmlp.data.arrays import checked_weights, clean_rows_of, clean_targets, scaled_weights
-from fastmlp.data.batches import batches_of
+from fastmlp.data.batches import WindowBatches, batches_of
 from fastmlp.data.ranks import ALONE, Ranks, fingerprint, sample_of
 from fastmlp.data.seeding import RowOrders
-from fastmlp.data.sparse import inputs_of_steps
+from fastmlp.data.sparse import inputs_of_steps, may_become_sparse
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.layout import aligned, aligned_copy, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.schedules import BEGINNING
-from fastmlp.model.state import Snapshot, TrainState, initial_state
+from fastmlp.model.state import TrainState, initial_state
 from fastmlp.system import budget
 from fastmlp.system.interrupts import Interrupted, deferred
 from fastmlp.trained.model import Model
 from fastmlp.training.loop import Plan, Training, of_all_rows
-from fastmlp.training.more import Continuation
-from fastmlp.training.options import FitOptions, Setup, StepSetup
+from fastmlp.training.options import Choices, FitOptions, choice_of
+from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.start import dropout_key, initial_parameters
 
 if TYPE_CHECKING:
@@ -50,8 +49,7 @@ class Prepared(NamedTuple):
     plan : the constant part; state : overwritten by the steps
     resumed : the snapshot to go on from, or None
     data : the rows as given, where steps visit a sparse form
-    rows, sample : as of `Continuation`, "" for an unknown sample
-    ranks : the processes of the training
+    rows, sample : as of `Snapshot`, "" for an unknown sample
     """
 
     plan: Plan
@@ -61,25 +59,22 @@ class Prepared(NamedTuple):
     data: Data
     rows: int | None
     sample: str
-    ranks: Ranks
 
-    def train(self, begin: Callable[..., Training] | None = None) -> Model:
-        """Take all steps; return the model. Errors as of `fit`; begin : makes another kind of `Training`"""
-        return self.ended(finished(self.begun(begin)))
+    def train(self, batches: WindowBatches | None = None) -> Model:
+        """Take all steps; return the model. Errors as of `fit`; batches : of rows in windows"""
+        return self.ended(finished(self.begun(batches)))
 
-    def begun(self, begin: Callable[..., Training] | None = None) -> Training:
-        """Return the training before the first step; begin : makes another kind of `Training`"""
-        training: Training = (begin or self.ranks.begin or Training)(
-            self.plan, self.state, self.callbacks, self.resumed
-        )
+    def begun(self, batches: WindowBatches | None = None, kind: type[Training] = Training) -> Training:
+        """Return the training before the first step; kind : of training; batches : of rows in windows"""
+        training = kind(self.plan, self.state, self.callbacks, self.resumed, batches)
         # One of several ranks cannot make a model that goes on, nor can an estimator.
-        if self.ranks.size == 1 and self.plan.options.fit is not None:
+        if self.plan.ranks.size == 1 and self.plan.options.fit is not None:
             vars(training.run)["_model"] = self.model_now
         return training
 
-    def iterate(self, pause: Pause, begin: Callable[..., Training] | None = None) -> Generator[Run]:
+    def iterate(self, pause: Pause, batches: WindowBatches | None = None) -> Generator[Run]:
         """Take all steps, and yield the run as `fastmlp.iter_fit` does."""
-        training = self._replace(callbacks=[*self.callbacks, pause]).begun(begin)
+        training = self._replace(callbacks=[*self.callbacks, pause]).begun(batches)
         with closing(iterate(training)) as runs:
             for run in runs:
                 if pause.is_due(run):
@@ -91,7 +86,7 @@ class Prepared(NamedTuple):
     def ended(self, run: Run) -> Model:
         """Return the model, once all steps were taken; Interrupted, with the model, after Ctrl-C."""
         assert run.left is not None
-        self.ranks.check_equal(self.state.parameters)  # callbacks may change them at the very end
+        self.plan.ranks.check_equal(self.state.parameters)  # callbacks may change them at the very end
         snapshot = run.left
         if self.callbacks:  # which may keep curves, or have put some of their own there
             run.history.update({name: [*values] for name, values in run.history.items()})
@@ -114,27 +109,23 @@ class Prepared(NamedTuple):
 
     def _model(self, run: Run, snapshot: Snapshot, parameters: Array) -> Model:
         """Return a model with a snapshot's history, to go on from the snapshot."""
-        plan, ranks, sample, ended = self.plan, self.ranks, self.sample, ""
+        plan, ranks, sample, ended = self.plan, self.plan.ranks, self.sample, ""
         if ranks.any_of(bool(snapshot.callbacks)) and not sample:
             sample = sample_of(self.data, in_memory(plan.held_out), ranks)
         if snapshot.callbacks or snapshot.parameters is not parameters:
             ended = fingerprint(parameters)
         # The model has the same lists: a copy takes 4 ns an epoch, a twentieth of the smallest steps.
         history = {**snapshot.whole_history}
-        lengths = {name: len(values) for name, values in snapshot.history.items()}
-        left = self.continuation()._replace(sample=sample, left=snapshot, ended=ended, lengths=lengths)
+        left = snapshot._replace(
+            setting={}, options=self.kept_options(), rows=self.rows, sample=sample, ended=ended,
+            lengths={name: len(values) for name, values in snapshot.history.items()},
+        )  # fmt: skip
         now = current_backend(plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
         return Model(plan.network, parameters, history, now, run.stop_reason, left, run.threads)
 
-    def continuation(self) -> Continuation:
-        """Return the part of a model's continuation unchanged by steps."""
-        plan, options = self.plan, self.plan.options
-        validation: Any = options.validation
-        fraction = float(validation) if validation is not None and isinstance(validation, Real) else None
-        staying = options.staying(plan.optimizer, self.state.parameters.dtype)
-        name = current_backend(plan.backend).name  # type: ignore[arg-type]  # likewise
-        assert options.fit is not None
-        return Continuation(options.fit, staying, fraction, name, self.rows, self.sample, None)
+    def kept_options(self) -> FitOptions:
+        """Return the options kept for `fit_more`."""
+        return self.plan.options.kept(self.plan.optimizer, self.state.parameters.dtype)
 
 
 def in_memory(held_out: Data | HeldOutBlocks | None) -> Data | None:
@@ -145,7 +136,7 @@ def in_memory(held_out: Data | HeldOutBlocks | None) -> Data | None:
 def ready(
     network: Network,
     options: FitOptions,
-    setup: Setup,
+    choices: Choices,
     data: Data,
     held_out: Data | HeldOutBlocks | None,
     rows: int,
@@ -158,14 +149,15 @@ def ready(
 ) -> Prepared:
     """Return a prepared training on clean rows, in memory or in blocks.
 
-    options : checked, with a seed; setup : of these options
+    options, choices : as of `options.shared_options`, with a seed
     data : this rank's rows, all or those of the first window; held_out : validation rows
     rows : of an epoch on all ranks, 0 if unknown; is_sized : True if known before rows are read
     ranks, trainings : as of `trainer.prepared`
     blocks : the setting's part for blocks; None for rows in memory
     state : the first state of an estimator, which draws parameters and orders and keeps no setting
     """
-    (more, file), is_array = options.earlier, blocks is None
+    earlier, file, is_array = options.resume, options.file, blocks is None
+    more = earlier if file is None else None
     epochs, dtype, callbacks = options.epochs, data.weights.dtype, options.callbacks
     most, whole = rows or sys.maxsize, bool(options.optimizer.whole)
     if whole and (ranks.size > 1 or not is_array):
@@ -189,7 +181,9 @@ def ready(
             network.check_rows(np.array([batch_size]))
         steps = epochs * per_epoch if per_epoch else None
         averaged = steps if is_sized else None
-        step_setup = setup.steps_of(network, options, rank_rows, dtype, steps and steps * trainings, averaged)
+        optimizer, chosen, may_call_blas, becomes_sparse = choice_of(
+            choices, network, options, rank_rows, dtype, steps and steps * trainings, averaged
+        )
         if state is not None:
             parameters = state.parameters
         elif more and not in_file:  # what it begins with is taken over; a file says what it would be
@@ -198,13 +192,13 @@ def ready(
             seen = data.inputs if len(data.inputs) else None  # of several ranks, those of the first
             start = functools.partial(initial_parameters, network, options.initial, dtype, options.seed, seen)
             parameters = start()
-    optimizer = step_setup.optimizer
     moment_rows = optimizer.moment_rows
-    chosen, callbacks = ranks.started(step_setup.backend, parameters, [*measures, *callbacks], moment_rows)
-    if chosen is not step_setup.backend:  # that of the first rank
-        step_setup = StepSetup.on(chosen, network, optimizer, rank_rows, dtype)
+    taken_by, callbacks = ranks.started(chosen, parameters, [*measures, *callbacks], moment_rows)
+    if taken_by is not chosen:  # that of the first rank
+        chosen, may_call_blas = taken_by, calls_blas(taken_by)
+        becomes_sparse = may_become_sparse(chosen, network, optimizer, rank_rows, dtype)
     sample = "" if is_array or state is not None else sample_of(data, in_memory(held_out))
-    resumed, rule_steps = file and file.snapshot, 0
+    resumed, rule_steps = earlier, 0
     if more:
         known: str | None = sample
         if is_array:
@@ -215,7 +209,7 @@ def ready(
     if resumed is not None:
         rule_steps = resumed.since.step - resumed.other_steps
     taken = data.inputs
-    if step_setup.becomes_sparse and options.mixup is None and is_array and len(taken):
+    if becomes_sparse and options.mixup is None and is_array and len(taken):
         taken = inputs_of_steps(chosen, network, optimizer, rank_rows, taken, epochs)
     weights = head_weights = None
     if ranks.size > 1:
@@ -236,7 +230,7 @@ def ready(
         threads=options.threads,
         stays_finite=True,
         setting={},
-        calls_blas=bool(callbacks) or step_setup.calls_blas,
+        calls_blas=bool(callbacks) or may_call_blas,
         since=BEGINNING if resumed is None else resumed.since,
         other_steps=0 if resumed is None else resumed.other_steps,
         weights=weights,
@@ -245,6 +239,7 @@ def ready(
         weighed=options.sample_weight is not None or not is_array or ranks.size > 1 or state is not None,
         start=start if options.initial is None and ranks.size == 1 and is_array else None,
         options=options,
+        ranks=ranks,
     )
     if whole:
         plan = of_all_rows(plan)
@@ -258,7 +253,7 @@ def ready(
     if state is None:
         state = initial_state(parameters, moment_rows, rule_steps)
         optimizer.write_signs(network, state.moments)
-    return Prepared(plan, state, callbacks, resumed, data, rows if is_array else None, sample, ranks)
+    return Prepared(plan, state, callbacks, resumed, data, rows if is_array else None, sample)
 
 
 # --- rows in memory, of one process or of several -------------------------------------------------------

@@ -28,8 +28,9 @@ from fastmlp.system.budget import found_blas_threads
 from fastmlp.trained import reader_of
 from fastmlp.trained.model import Model
 from fastmlp.training import checkpoint
-from fastmlp.training.checkpoint import FORMAT, MOST_BLAS_THREADS, Content, Path, Saved, Written
+from fastmlp.training.checkpoint import FORMAT, MOST_BLAS_THREADS, Path, Record
 from fastmlp.training.divergence import DivergenceError
+from fastmlp.training.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from fastmlp.training.loop import Plan
@@ -56,12 +57,12 @@ def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
         If the file cannot be written; nothing is left behind then.
     """
     if isinstance(model, Model):
-        archive.write(path, *checkpoint.content_of(model))
+        archive.write(path, *archive.separated(checkpoint.record_of(model)))
         return
     checks.instance("model", model, (list, tuple), "a Model, or a list of them")
     for index, one in enumerate(model):
         checks.instance(f"model[{index}]", one, (Model, DivergenceError), "a Model or a DivergenceError")
-    write_list(path, [written(one) for one in model], {})
+    write_list(path, [record_of(one) for one in model], {})
 
 
 def load(path: Path, components: Iterable[Component] = ()) -> Any:
@@ -92,89 +93,84 @@ def load(path: Path, components: Iterable[Component] = ()) -> Any:
     checkpoint.check_format(path, header)
     with checkpoint.file_errors_of(path):
         if "models" not in header:
-            return checkpoint.parse(header, arrays, given).model
-        models, *_ = _parse(header, arrays, given)
-        return [one.model if isinstance(one, Content) else one for one in models]
+            model, _ = checkpoint.parsed(archive.joined(header, arrays), given, path)
+            return model
+        records, _ = _records(header, arrays)
+        return [stored(record, given, path)[0] for record in records]
 
 
-Stored = Content | DivergenceError | None
-"""A model in a list's file, with a training to go on with, if any; None for a training without a step."""
+Stored = Model | DivergenceError | None
+"""A model in a list's file; None for a training without a step."""
 
 
-def written(one: Model | DivergenceError) -> Written:
-    """Return a model or a divergence as header and arrays for a list's file."""
+def record_of(one: Model | DivergenceError) -> Record:
+    """Return the record of a model or a divergence for a list's file."""
     if isinstance(one, Model):
-        return checkpoint.content_of(one)
+        return checkpoint.record_of(one)
     diverged = {"epoch": one.epoch, "step": one.step}
-    arrays = {"parameters": one.parameters, **checkpoint.curves_of(one.history)}
-    return {"diverged": diverged, "history": list(one.history)}, arrays
+    return {
+        "diverged": diverged, "parameters": one.parameters, "history": checkpoint.curves_of(one.history)
+    }  # fmt: skip
 
 
-def write_list(path: Path, models: Sequence[Written | None], more: dict[str, Any]) -> None:
+def write_list(path: Path, records: Sequence[Record | None], more: dict[str, Any]) -> None:
     """Write models to a file, with more entries in JSON's types; errors as of `save`."""
     entries: list[Any] = []
     parts: dict[str, list[Array]] = {}
-    for one in models:
-        if one is None:
-            entries.append(None)
-            continue
-        header, arrays = one
-        shapes = {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
-        entries.append([header, shapes])
+    for header, arrays in map(archive.separated, records):
+        entries.append([header, {name: (array.dtype.name, array.shape) for name, array in arrays.items()}])
         for array in arrays.values():
             parts.setdefault(array.dtype.name, []).append(array.reshape(-1))
     text = json.dumps({"entries": entries, **more}, allow_nan=False).encode()
     joined = {f"all/{dtype}": np.concatenate(some) for dtype, some in parts.items()}
-    header = {"format": FORMAT, "models": len(models)}
+    header = {"format": FORMAT, "models": len(records)}
     archive.write(path, header, {"described": np.frombuffer(text, np.uint8), **joined})
 
 
 def read_list(
     path: Path, components: Iterable[Component] = ()
-) -> tuple[list[Stored], list[Written | None], dict[str, Any]]:
-    """Return the models of a file of `write_list`, the same in its form, and further entries.
+) -> tuple[list[tuple[Stored, Snapshot | None]], list[Record | None], dict[str, Any]]:
+    """Return the models of a file of `write_list` and their trainings; their records; and further entries.
 
     Components and errors are as of `load`.
     """
-    header, arrays, given = checkpoint.read_file(path, components)
+    header, arrays, given = checkpoint.opened(path, components)
+    checkpoint.check_format(path, header)
     if "models" not in header:
         raise CheckpointError(f"{os.fspath(path)!r} holds one model, not a list of them")
     with checkpoint.file_errors_of(path):
-        return _parse(header, arrays, given)
+        records, more = _records(header, arrays)
+        return [stored(record, given, path) for record in records], records, more
 
 
-def _parse(
-    header: dict[str, Any], arrays: dict[str, Array], components: list[Component]
-) -> tuple[list[Stored], list[Written | None], dict[str, Any]]:
+def _records(header: dict[str, Any], arrays: dict[str, Array]) -> tuple[list[Record | None], dict[str, Any]]:
+    """Return the records of a list's file, and further entries."""
     described = json.loads(arrays["described"].tobytes())
     entries = described.pop("entries")
     if len(entries) != header["models"]:
         raise CheckpointError(f"it has {len(entries)} of {header['models']} models")
     taken: dict[str, int] = {}
-    parts: list[Written | None] = []
-    for entry in entries:
-        if entry is None:
-            parts.append(None)
-            continue
+    records: list[Record | None] = []
+    for record, shapes in entries:
         found: dict[str, Array] = {}
-        for name, (dtype, shape) in entry[1].items():
+        for name, (dtype, shape) in shapes.items():
             start, count = taken.get(dtype, 0), math.prod(shape)
             found[name] = arrays[f"all/{dtype}"][start : start + count].reshape(shape)
             taken[dtype] = start + count
-        parts.append((entry[0], found))
-    models: list[Stored] = [None if one is None else _model_of(*one, components) for one in parts]
-    return models, parts, described
+        records.append(archive.joined(record, found))
+    return records, described
 
 
-def _model_of(
-    header: dict[str, Any], arrays: dict[str, Array], components: list[Component]
-) -> Content | DivergenceError:
-    if "diverged" not in header:
-        return checkpoint.parse(header, arrays, components)
-    where = header["diverged"]
-    parameters, history = checkpoint.numbers_of(arrays, "", header["history"])
+def stored(record: Record | None, components: list[Component], path: Path) -> tuple[Stored, Snapshot | None]:
+    """Return the model or divergence of a list's record, and the training to go on with."""
+    if record is None:
+        return None, None
+    if "diverged" not in record:
+        return checkpoint.parsed(record, components, path)
+    where = record["diverged"]
+    parameters, history = checkpoint.numbers_of(record)
     epoch, step = (checks.whole(name, where[name], 0) for name in ("epoch", "step"))
-    return DivergenceError(epoch, step, parameters, history)
+    return DivergenceError(epoch, step, parameters, history), None
 
 
 # --- resuming ---------------------------------------------------------------------------------------------
@@ -201,8 +197,7 @@ def with_setting(
     backend : a name; parameters : at first; data : as given; batch_size : of all ranks
     rows, per_epoch : rows and steps of an epoch, None for blocks; blocks : part of the setting, for blocks
     """
-    options, held_out = plan.options, plan.held_out
-    _, file = options.earlier
+    options, held_out, file = plan.options, plan.held_out, plan.options.file
     by_rows = ranks.by_rows if file is None else file.by_rows
 
     def of_data(data: Data) -> str:
@@ -214,7 +209,6 @@ def with_setting(
     setting = {
         "network": described(plan.network),
         "optimizer": described(plan.optimizer),
-        "backend": backend,
         "batch_size": batch_size,
         "shuffle": options.shuffle,
         "seed": options.seed,
@@ -234,7 +228,12 @@ def with_setting(
 
 
 def _check_same_training(
-    saved: Saved, current: dict[str, Any], callbacks: list[str], plan: Plan, rows: int | None, batches: int
+    snapshot: Snapshot,
+    current: dict[str, Any],
+    callbacks: list[str],
+    plan: Plan,
+    rows: int | None,
+    batches: int,
 ) -> None:
     """Raise CheckpointError unless `fit` resumes the saved training.
 
@@ -243,10 +242,9 @@ def _check_same_training(
     The number of epochs may differ: a training may be prolonged. A named backend may differ: the training
     then goes on in the other backend's bits.
     """
-    snapshot, path, options, epochs = saved.snapshot, os.fspath(saved.path), plan.options, plan.options.epochs
+    path, options, epochs = snapshot.path, plan.options, plan.options.epochs
     then = {**snapshot.setting, "callbacks": [name for name, _ in snapshot.callbacks]}
-    # A named backend may differ, so that it is not compared.
-    now = {**current, "callbacks": callbacks, "backend": then["backend"]}
+    now = {**current, "callbacks": callbacks}
     del now["blas_threads"]  # taken from the file, if it has them
     if off := [name for name in now if then.get(name) != now[name]]:
         short = ("batch_size", "shuffle", "window", *options.of_steps())
@@ -269,7 +267,7 @@ def _check_same_training(
         raise CheckpointError(f"{path!r} is not a sound checkpoint: its parts are of different steps")
 
 
-def _held_blas_threads(saved: Saved | None, backend: str) -> int | None:
+def _held_blas_threads(saved: Snapshot | None, backend: str) -> int | None:
     """Return the BLAS limit of a resumed training, None without a limit.
 
     A BLAS sums in another order on another number of threads: CheckpointError if fewer are allowed now.
@@ -280,7 +278,7 @@ def _held_blas_threads(saved: Saved | None, backend: str) -> int | None:
     found = found_blas_threads(limit)
     if found is not None and found < limit:
         raise CheckpointError(
-            f"{os.fspath(saved.path)!r} was trained with a BLAS on {limit} threads, which decides its bits, "
+            f"{saved.path!r} was trained with a BLAS on {limit} threads, which decides its bits, "
             f"and here it may have {found}; allow it as many, as by OPENBLAS_NUM_THREADS"
         )
     return limit

@@ -27,10 +27,11 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, as_optimizer, keeping_signs
 from fastmlp.model.rows import SparseRows
 from fastmlp.model.schedules import Schedule
-from fastmlp.model.state import Snapshot, initial_state
+from fastmlp.model.state import initial_state
 from fastmlp.trained.model import Model
 from fastmlp.training import checkpoint
 from fastmlp.training.options import components_of
+from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.start import Initial, dropout_key, initial_parameters
 
 
@@ -454,8 +455,8 @@ class Stepper(Intake):
         """Return the state of the stepper, without network and optimiser."""
         sums = np.zeros(2 + len(self.network.heads))
         return Snapshot(
-            {"dropout_key": self._key}, self.parameters, self.moments, self.steps, 0, sums, {"loss": []}, [],
-            self._rate_factor,
+            self.parameters, self.moments, self.steps, 0, sums, {"loss": []}, backend=self.backend,
+            seed=self._seed, rate_factor=self._rate_factor, setting={"dropout_key": self._key},
         )  # fmt: skip
 
     def _take_over(self, held: Snapshot) -> None:
@@ -507,9 +508,9 @@ class Stepper(Intake):
         """
         held = self._exchanged(self._snapshot())
         described_parts = {"network": described(self.network), "rule": described(self.optimizer.rule)}
-        setting = {**described_parts, "backend": self.backend, "seed": self._seed, **held.setting}
-        content = checkpoint.content_of_state(self.network, held._replace(setting=setting), None)
-        archive.write(path, *content)
+        held = held._replace(setting={**described_parts, **held.setting})
+        model = Model(self.network, held.parameters, held.history, self._predicting, None)
+        archive.write(path, *archive.separated(checkpoint.record_of(model, held)))
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take over the state of a file of `save`; next steps have the same bits.
@@ -527,12 +528,12 @@ class Stepper(Intake):
         OSError
             If the file cannot be read.
         """
-        content, where = checkpoint.read(path, components_of(self.network)), f"{os.fspath(path)!r}"
-        held = content.snapshot
-        if held is None or not content.is_of_stepper:
+        model, held = checkpoint.read(path, components_of(self.network))
+        where = f"{os.fspath(path)!r}"
+        if held is None or "rule" not in held.setting:
             raise CheckpointError(f"{where} holds no stepper; load what Stepper.save wrote")
         for what, then, now in (
-            ("network", content.model.network, self.network),
+            ("network", model.network, self.network),
             ("rule of the optimiser", held.setting["rule"], described(self.optimizer.rule)),
             ("dtype", held.parameters.dtype.name, self._dtype.name),
         ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.callbacks.callback import Callback, Pause, Run
+from fastmlp.callbacks.callback import Pause, Run
 from fastmlp.data.arrays import clean_targets
 from fastmlp.data.batches import WindowBatches
 from fastmlp.data.ranks import ALONE, Ranks
 from fastmlp.data.seeding import split_rows
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
-from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.trained.model import Model
-from fastmlp.training.loop import Plan, Training
-from fastmlp.training.options import FitOptions, Setup, drawn_seed, setup_of
+from fastmlp.training.loop import Plan
+from fastmlp.training.options import Choices, FitOptions, drawn_seed, shared_options
 from fastmlp.training.prepared import Prepared, cleaned, ready, scaled, validation_rows
 
 if TYPE_CHECKING:
@@ -31,20 +30,21 @@ if TYPE_CHECKING:
 
 
 def prepared(
-    network: Network, X: Any, y: Any, options: FitOptions, ranks: Ranks = ALONE, trainings: int = 1
+    network: Network, X: Any, y: Any, given: Mapping[str, Any], ranks: Ranks = ALONE, trainings: int = 1
 ) -> Prepared | PreparedBlocks:
     """Return a prepared training, after the check of all arguments of `fit`.
 
+    given : all options of `fit`, unchecked
     ranks : the processes of the training, which call this at the same time
     trainings : the number of such trainings; "auto" chooses for all
     """
-    options, setup = setup_of(network, options, ranks)
+    options, choices = shared_options(network, given, ranks)
     if options.seed is None:
-        options = options._replace(seed=drawn_seed(options))
-    window, (_, file) = options.window, options.earlier
+        options = options.having(seed=drawn_seed(options))
+    window, file = options.window, options.file
     validation, sample_weight = options.validation, options.sample_weight
     with ranks.raise_on_all_ranks():
-        dtype = np.float32 if setup.mixed else options.dtype
+        dtype = np.float32 if options.mixed else options.dtype
         # As several ranks have them, whose orders are those of all rows: a file goes on at any size.
         if ranks.by_rows or (file is not None and file.by_rows and y is not None and window is None):
             check_no_blocks(y, window)
@@ -60,13 +60,13 @@ def prepared(
 
             source = source_of("X", X, y, sample_weight, dtype, network.input_scale, window)
             if source is not None:
-                return PreparedBlocks(network, source, options._replace(dtype=dtype), setup)
+                return PreparedBlocks(network, source, options, choices, dtype)
         data = cleaned(network, X, y, sample_weight, dtype, ranks)
     data, held_out = scaled(data, sample_weight is not None, ranks), None
     if validation is not None:
         data, held_out = split(network, data, validation, options.seed, ranks)
     rows = ranks.count_rows(len(data.weights))
-    return ready(network, options, setup, data, held_out, rows, ranks, trainings=trainings)
+    return ready(network, options, choices, data, held_out, rows, ranks, trainings=trainings)
 
 
 def check_no_blocks(y: Any, window: int | None) -> None:
@@ -126,38 +126,38 @@ HELD_OUT_BYTES = 1 << 24
 class PreparedBlocks(NamedTuple):
     """A prepared training on blocks of rows.
 
-    options : with a seed, and the dtype of the training, None for the rows' dtype
-    setup : the common part of such trainings
+    options, choices : as of `ready`; dtype : of the training, None for the rows' dtype
     """
 
     network: Network
     source: Source
     options: FitOptions
-    setup: Setup
+    choices: Choices
+    dtype: Any
 
     def train(self) -> Model:
         """Take all steps; return the model. Errors as of `fit`."""
-        with self._opened() as (training, begin):
-            return training.train(begin)
+        with self._opened() as (training, batches):
+            return training.train(batches)
 
     def iterate(self, pause: Pause) -> Generator[Run]:
         """Take all steps, and yield the run as `fastmlp.iter_fit` does."""
-        with self._opened() as (training, begin):
-            yield from training.iterate(pause, begin)
+        with self._opened() as (training, batches):
+            yield from training.iterate(pause, batches)
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple[Prepared, Callable[..., Training]]]:
-        """Give a prepared training, with the rows' thread running, and a constructor."""
+    def _opened(self) -> Iterator[tuple[Prepared, WindowBatches]]:
+        """Give a prepared training and its batches, with the rows' thread running."""
         from fastmlp.data.windows import RowFormat, Windows
 
-        network, source, options, setup = self
-        (_, file), held_source = options.earlier, None
-        done = len(file.snapshot.history["loss"]) if file else 0
+        network, source, options, choices, dtype = self
+        file, held_source = options.file, None
+        done = len(file.history["loss"]) if file else 0
         if isinstance(options.validation, Real):
             source, held_source = _split(source, options.validation, options.seed)
         row_format = RowFormat(
             n_in=network.n_in,
-            dtype=options.dtype,
+            dtype=dtype,
             scale=network.input_scale,
             targets=lambda y, rows, dtype: clean_targets("y", y, network, rows, dtype),
             batch_size=_rows_of_a_step(options, source),
@@ -174,23 +174,18 @@ class PreparedBlocks(NamedTuple):
             rows = first.rows if first.last else source.rows or 0  # not what the thread may have read by now
             blocks = {"window": row_format.window, "blocks": True}
             training = ready(
-                network, options, setup, data, held_out, rows, is_sized=bool(source.rows), blocks=blocks
+                network, options, choices, data, held_out, rows, is_sized=bool(source.rows), blocks=blocks
             )
-            yield training, begin_on(windows, first)
+            yield training, window_batches(training.plan, windows, first)
 
 
-def begin_on(windows: Windows, first: Window) -> Callable[..., Training]:
-    """Return the constructor of a training on windows, after the first window."""
-
-    def begin(
-        plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None
-    ) -> Training:
-        joins, before = plan.network.needs_batches, plan.since.epoch
-        sizes = plan.step_rows, plan.orders, joins, plan.microbatch, before
-        rows = first.rows if first.last else windows.source.rows
-        return Training(plan, state, callbacks, resumed, WindowBatches(windows, first, rows or 0, *sizes))
-
-    return begin
+def window_batches(plan: Plan, windows: Windows, first: Window) -> WindowBatches:
+    """Return the batches of a training on windows, after the first window."""
+    rows = first.rows if first.last else windows.source.rows
+    return WindowBatches(
+        windows, first, rows or 0, plan.step_rows, plan.orders, plan.network.needs_batches, plan.microbatch,
+        plan.since.epoch,
+    )  # fmt: skip
 
 
 def _rows_of_a_step(options: FitOptions, source: Source) -> int:

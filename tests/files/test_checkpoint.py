@@ -113,8 +113,8 @@ def test_what_load_would_refuse_is_not_written(tmp_path):
 
 def test_the_file_of_an_unfinished_training_has_its_state(written):
     saved = checkpoint.read_training(written / "training")
-    assert (saved.seed, saved.snapshot.step, saved.snapshot.epoch_step) == (7, 5, 2)
-    assert saved.snapshot.callbacks[0][0] == "EarlyStopping"
+    assert (saved.seed, saved.step, saved.epoch_step) == (7, 5, 2)
+    assert saved.callbacks[0][0] == "EarlyStopping"
     assert fastmlp.load(written / "training").stop_reason == "done"
 
 
@@ -172,8 +172,8 @@ UNSOUND = {
     "parameters in rows": (array("parameters", np.zeros((1, P))), "parameters are not the network's"),
     "nan parameters": (array("parameters", np.full(P, np.nan)), "a parameter is not finite"),
     "an infinite loss": (array("history/loss", np.array([np.inf])), "history is not finite"),
-    "a history by number": (put("history", 3), "iterable"),
-    "no loss": (put("history", []), "lacks the loss"),
+    "a history by number": (put("history", 3), "item assignment"),
+    "no loss": (lacks("history/loss"), "lacks the loss"),
     "a reason that is no text": (put("stop_reason", 3), "no text"),
     "a training that is none": (put("training", "yes"), "indices"),
 }
@@ -183,18 +183,21 @@ UNSOUND_TRAINING = {
     "a step below 0": (put("training.step", -1), "at least 0"),
     "half a step": (put("training.step", 0.5), "whole number"),
     "another step": (put("training.step", 6), "of different steps"),
-    "a seed by name": (put("training.setting.seed", "7"), "whole number"),
-    "nan moments": (array("moments", np.full((2, P), np.nan)), "not a number"),
-    "moments of another width": (array("moments", np.zeros((2, 3))), "no moments"),
-    "one row of moments": (array("moments", np.zeros((1, P))), "of different steps"),
-    "infinite sums of losses": (array("sums", np.full(2, np.inf)), "no losses of an epoch"),
-    "sums of a network with heads": (array("sums", np.ones(3)), "no losses of an epoch"),
+    "a seed by name": (put("training.seed", "7"), "whole number"),
+    "nan moments": (array("training/moments", np.full((2, P), np.nan)), "not a number"),
+    "moments of another width": (array("training/moments", np.zeros((2, 3))), "no moments"),
+    "one row of moments": (array("training/moments", np.zeros((1, P))), "of different steps"),
+    "infinite sums of losses": (array("training/sums", np.full(2, np.inf)), "no losses of an epoch"),
+    "sums of a network with heads": (array("training/sums", np.ones(3)), "no losses of an epoch"),
     "another step of the epoch": (put("training.epoch_step", 1), "of different steps"),
     "half a step of the epoch": (put("training.epoch_step", 0.5), "whole number"),
     "one epoch too many": (array("history/loss", np.ones(2)), "of different steps"),
-    "nan for the best": (array("callbacks/0/best_parameters", np.full(P, np.nan)), "best parameters"),
-    "no best parameters": (lacks("callbacks/0/best_parameters"), "best_parameters"),
-    "callbacks by name": (put("training.callbacks", "none"), "unpack"),
+    "nan for the best": (
+        array("training/callbacks/0/1/best_parameters", np.full(P, np.nan)),
+        "best parameters",
+    ),
+    "no best parameters": (lacks("training/callbacks/0/1/best_parameters"), "best_parameters"),
+    "callbacks by name": (put("training.callbacks", "none"), "indices"),
 }
 
 

@@ -70,7 +70,7 @@ def has_the_bits_of_fused(network, X, y, **options):
     ours, theirs = (fastmlp.fit(network, X, y, backend=name, **options) for name in ("specialized", "fused"))
     assert ours.backend == "specialized"
     np.testing.assert_array_equal(ours.parameters, theirs.parameters)
-    np.testing.assert_array_equal(ours.training.snapshot.moments, theirs.training.snapshot.moments)
+    np.testing.assert_array_equal(ours.training.moments, theirs.training.moments)
     assert ours.history == theirs.history
 
 

@@ -226,7 +226,7 @@ def test_a_signal_during_a_chunk_is_answered_within_a_second(backend, number, tm
     path = tmp_path / "c"
     said, seconds, code = answer_to(number, 0.5, CHILD, backend, str(path))
     assert seconds < cores()
-    snapshot = checkpoint.read_training(path).snapshot
+    snapshot = checkpoint.read_training(path)
     if number == signal.SIGTERM:
         assert (code, said) == (-signal.SIGTERM, [])
     else:
@@ -362,7 +362,7 @@ def test_a_checkpoint_is_written_of_what_stood_before_a_step_left_behind(
     held("train_chunk", step)
     with pytest.raises(Interrupted):
         fit(callbacks=callbacks(), **options)
-    assert checkpoint.read_training(path).snapshot.step == step
+    assert checkpoint.read_training(path).step == step
     monkeypatch.undo()
     resumed = fit(resume=path, callbacks=callbacks(), **options)
     whole = fit(callbacks=callbacks(), **options)

@@ -83,7 +83,7 @@ def test_nothing_is_checked_or_chosen_again(goes_on):
     model = fit()
     first = calls_of_second(lambda: model.fit_more(X, Y, epochs=1, progress=False) if goes_on else fit())
     assert first["train_chunk"] > 0
-    assert not {"checked", "choose", "check_optimizer" if not goes_on else "check_layers"} & first.keys()
+    assert not {"options_of", "choose", "check_optimizer" if not goes_on else "check_layers"} & first.keys()
 
 
 def calls_of_second(function):
@@ -100,7 +100,7 @@ def test_a_training_goes_on_by_the_backend_that_it_had():
 
 def test_a_seed_of_its_own_is_no_other_setup():
     fit(seed=0)
-    assert not {"checked", "choose"} & calls_of(lambda: fit(seed=10**6)).keys()
+    assert not {"options_of", "choose"} & calls_of(lambda: fit(seed=10**6)).keys()
     assert len(fit_options.cached) == 1
 
 
@@ -126,7 +126,7 @@ def test_rows_of_another_dtype_or_number_are_seen():
     for _ in range(2):
         for x in (X, X.astype("f")):
             model = fit(x=x)
-            assert model.parameters.dtype == model.training.options["dtype"] == x.dtype
+            assert model.parameters.dtype == model.training.options.dtype == x.dtype
         assert fit(x=X[:5], y=Y[:5]).training.rows == 5
         assert fit().training.rows == 24
 
@@ -210,8 +210,8 @@ def test_the_cores_that_are_left_count(cores_left):
     for count in (3, 1):
         cores_left(count)
         fit(threads=None, backend="auto")
-    (known,) = fit_options.cached.values()
-    assert len(known.steps) == 2
+    ((_, choices, _),) = fit_options.cached.values()
+    assert len(choices) == 2
 
 
 def test_the_choice_goes_by_the_cores_that_its_setup_is_kept_by(monkeypatch, cores_left):
@@ -247,4 +247,4 @@ def test_as_many_are_kept_as_are_bounded():
         for threads in (1, 2):
             fit(x=X[:rows], y=Y[:rows], epochs=0, threads=threads)
     assert len(fit_options.cached) <= fit_options.MOST_CACHED
-    assert all(len(one.steps) <= fit_options.MOST_CACHED for one in fit_options.cached.values())
+    assert all(len(choices) <= fit_options.MOST_CACHED for _, choices, _ in fit_options.cached.values())

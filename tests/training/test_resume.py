@@ -142,7 +142,7 @@ def test_time_also_passes_within_an_epoch(tmp_path, chunks):
     steps = []
     noting = calling(
         on_chunk_end=lambda run: (
-            path.exists() and steps.append(fastmlp.training.checkpoint.read_training(path).snapshot.step)
+            path.exists() and steps.append(fastmlp.training.checkpoint.read_training(path).step)
         )
     )
     fit(callbacks=[noting, Checkpoint(path, timedelta(microseconds=1))])

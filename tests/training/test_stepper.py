@@ -53,7 +53,7 @@ def test_a_step_has_the_bits_of_fit(backend, name):
         parameters, moments = moments[last], moments.copy()
         moments[last] = stepper.parameters
     np.testing.assert_array_equal(parameters, model.parameters)
-    np.testing.assert_array_equal(moments, model.training.snapshot.moments)
+    np.testing.assert_array_equal(moments, model.training.moments)
     assert stepper.steps == STEPS
 
 
