@@ -179,7 +179,7 @@ def parts(row: StepRow) -> Iterator[tuple[str, int, SlotRow]]:
     def part(phase: str, layer: int, slot: str, case: str, n_in: int, n_out: int) -> tuple[str, int, SlotRow]:
         return phase, layer, SlotRow(slot, case, Sizes(row.batch, n_in, n_out), row.dtype)
 
-    yield part("gather", 0, "gather", "", network.n_in, operations[0].n_out)
+    yield part("gather", 0, "gather", "ordered", network.n_in, operations[0].n_out)
     for layer, one in numbered:
         if one.is_dense:
             yield part("forward", layer, "affine", "", one.n_in, one.n_out)

@@ -126,10 +126,17 @@ def _input_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes
 
 
 def _gather(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
-    order = rng.integers(0, 3 * sizes.rows, sizes.rows)
-    for label, source in cases.values(rng, drawn(rng, dtype, 3 * sizes.rows, sizes.n_in)):
-        out = unset(dtype, sizes.rows, sizes.n_in, found=label)
-        yield Case(label, (source, order, out), {2: wide(source[order])}, None, {2: 0.0})
+    rows, columns = sizes.rows, sizes.n_in
+    order = rng.integers(0, 3 * rows, 2 * rows)
+    # A batch of whole rows, visited in an order; and a block of columns, of rows as they come.
+    places = ("ordered", order, rows, 0), ("straight", order[:0], rows, columns // 2)
+    for found, source in cases.values(rng, drawn(rng, dtype, 3 * rows, columns)):
+        for label, visited, start, column in places:
+            out = unset(dtype, rows, columns - column, found=found)
+            taken = visited[start:] if len(visited) else slice(start, start + rows)
+            expected = wide(source[taken, column:])
+            given = source, visited, start, column, out
+            yield Case(labelled(label, found), given, {4: expected}, None, {4: 0.0})
 
 
 # --- units and weights: activations, losses, penalties, dropout, rules ------------------------------

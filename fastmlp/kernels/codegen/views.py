@@ -81,13 +81,12 @@ class _Record:
         address = build.gep(self._value, [ir.Constant(ir.IntType(32), i) for i in (0, offset)])
         return Symbol(build, build.load(build.bitcast(address, INT.as_pointer())))
 
-    def floats(self, name=None):
-        """Return the address and the count of a field's float64 numbers; the address behind without a name."""
+    def floats(self, name):
+        """Return the address and the count of a field's float64 numbers."""
         build, kind = self._builder, self._kind
-        offset = kind.size if name is None else kind.offset(name)
-        address = build.gep(build.bitcast(self._value, ir.IntType(8).as_pointer()), [INT(offset)])
+        address = build.gep(build.bitcast(self._value, ir.IntType(8).as_pointer()), [INT(kind.offset(name))])
         address = build.bitcast(address, ir.DoubleType().as_pointer())
-        return address if name is None else (address, [Symbol(build, INT(kind.typeof(name).nitems))])
+        return address, [Symbol(build, INT(kind.typeof(name).nitems))]
 
 
 OPERANDS = {types.Array: _Viewed, types.Record: _Record}
@@ -170,6 +169,12 @@ def units_of(memory, start, layer, rows):
 
 
 @_viewing(2)
+def outputs_of(memory, start, output, head, rows, members):
+    """Return the units of a head's last layer, a row for each member: (rows * members, units of the head)."""
+    return memory.at(start + output.units * rows), [rows * members, head.units]
+
+
+@_viewing(2)
 def units_in_columns(memory, start, layer, rows):
     """Return the same units as (width, rows), where a row of the batch is a column."""
     units, width = layer.units, layer.width
@@ -243,9 +248,3 @@ def constants_of(rule):
 def numbers_of(operation):
     """Return the hyperparameters of an OPERATION, float64."""
     return operation.floats("numbers")
-
-
-@_viewing(1)
-def parameters_of(objective, count):
-    """Return the parameters of an OBJECTIVE's loss (count,), float64."""
-    return objective.floats(), [count]

@@ -39,7 +39,7 @@ def train_lanes(call, worker, workers):
     run(
         call.parameters, call.moments, call.memory, call.order, call.starts, call.stops, call.totals, call.rates,
         call.losses, call.lane_addresses, call.lane_numbers,
-        (objective.divisor, objective.value_divisor, objective.shared_penalty),
+        (call.heads[0].divisor, objective.value_divisor, objective.shared_penalty),
     )  # fmt: skip
 
 

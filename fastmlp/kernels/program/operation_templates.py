@@ -28,7 +28,6 @@ from fastmlp.kernels.program.row_formulas import (
     operate,
     operate_gradient,
     pass_on,
-    take_columns,
 )
 from fastmlp.kernels.program.row_templates import inputs_of
 from fastmlp.kernels.program.step_numbers import left_whole, parts_of, worker_part
@@ -52,12 +51,7 @@ def operation_forward(call, start, rows, number, first, last):
         return
     if here.source < 0:
         source, order = inputs_of(call, start, rows)
-        if here.n_in < call.n_in:
-            take_columns(source, order, first, here.column, out)
-        elif len(order) > 0:
-            gather(source, vector(order, first, last - first), out)
-        else:
-            pass_on(rows_of(source, first, last), 0, False, out)
+        gather(source, order, first, here.column, out)
         return
     below, second = operations[here.source], operations[chosen(here.other < 0, here.source, here.other)]
     x = rows_of(output_of(memory, call.activations, call.dropped, below, rows), first, last)

@@ -1,181 +1,150 @@
-"""Outputs in a step: the losses and outputs of several heads, and of the members of a network.
+"""Outputs in a step: losses, outputs and their derivatives, of all heads and of all members.
 
-Templates as in `step_templates`, never compiled for a network with a single loss and without `Members`. The
-outputs of all heads lie side by side, as do their targets; each head's logits and deltas belong to its last
-product. With members the last operation has the logits of all members of a row, member after member.
+Templates as in `step_templates`. A network without heads has a single head; without `Members`, a single
+member. The outputs of all heads lie side by side, as do their targets; each head's logits and deltas belong
+to its last product. With members the last product has the logits of all members of a row, one after another.
 """
 
 # ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
-from fastmlp.kernels.codegen.views import (
-    lesser,
-    matrix,
-    no_order,
-    parameters_of,
-    part_of,
-    rows_of,
-    subrows_of,
-    units_of,
-    vector,
-)
+from fastmlp.kernels.codegen.views import lesser, matrix, outputs_of, part_of, rows_of, vector
 from fastmlp.kernels.codes import SOFTMAX
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
-from fastmlp.kernels.program.row_formulas import copy_columns, take_columns
 from fastmlp.kernels.program.step_numbers import loss_factor, parts_of
 
 
-def heads_loss(call, s, start, rows, first, last, worker):
-    """Write the deltas of all heads of rows [first, last) in step s, and partial sums of losses and total."""
-    memory, heads, order = call.memory, call.heads, call.order
+def rows_loss(call, s, start, rows, first, last, worker):
+    """Write the deltas of all outputs of rows [first, last) in step s, and partial sums of the losses."""
+    memory, k, sums = call.memory, call.members, call.sums
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
     for at in range(first, last, LOSS_ROWS):
         stop = lesser(at + LOSS_ROWS, last)
-        count = stop - at
-        w = vector(memory, call.batch_weights + at, count)
-        take_weights(call.weights, order, start + at, w)
-        call.sums[at] = 0.0
+        # The sums of a part stand at the part's first row, whichever worker takes the part: the objective,
+        # and behind the objective each reported loss of a head, without the head's weight.
+        count, part = stop - at, at // LOSS_ROWS * LOSS_ROWS
+        if at == part:  # else the part's earlier rows were another block of this worker, see `rows_together`
+            for h in range(call.reported + 1):
+                sums[part + h] = 0.0
+        w = vector(memory, call.batch_weights + at * k, count * k)
+        take_weights(call.weights, call.order, start + at, k, w)
         for h in range(call.n_heads):
-            head = heads[h]
+            head = call.heads[h]
             output, units = call.operations[head.operation], head.units
-            z = rows_of(units_of(memory, call.logits, output, rows), at, stop)
-            delta = rows_of(units_of(memory, call.deltas, output, rows), at, stop)
-            # Each head has its targets contiguous, as the slot `output_loss` reads them.
-            y = matrix(memory, call.batch_targets + head.column * rows + at * units, count, units)
-            take_columns(call.targets, order, start + at, head.column, y)
-            numbers = vector(call.head_numbers, head.column, units)
-            factors = vector(call.head_numbers, call.n_out + head.column, units)
-            factor = head.weight * loss_factor(head.divisor, call.head_totals[h, s])
-            if head.missing == 0 and head.weighted == 0:
-                value = output_loss(head.loss, head.output, numbers, factor, z, y, w, scratch, delta)
-            elif head.by_row != 0:
-                weights = vector(memory, call.batch_weights + rows + at, count)
-                masked_rows(y, w, factors, head.weighted != 0, weights)
-                value = output_loss(head.loss, head.output, numbers, factor, z, y, weights, scratch, delta)
-            else:
-                value = 0.0
-                weights = vector(memory, call.batch_weights + rows + at, count)
-                z_of = matrix(memory, call.batch_weights + 2 * rows + at, count, 1)
-                y_of = matrix(memory, call.batch_weights + 3 * rows + at, count, 1)
-                d_of = matrix(memory, call.batch_weights + 4 * rows + at, count, 1)
-                for j in range(units):
-                    masked_column(z, y, w, j, factors[j], z_of, y_of, weights)
-                    number = vector(call.head_numbers, head.column + j, 1)
-                    value += output_loss(
-                        head.loss, head.output, number, factor, z_of, y_of, weights, scratch, d_of
-                    )
-                    copy_columns(d_of, j, delta)
-            value /= head.value_divisor
-            call.sums[at] += value
-            # Losses of heads are reported without their weights in the objective; LOSS_ROWS numbers of a part
-            # have room for them.
-            call.sums[at + 1 + h] = value / head.weight
+            z = rows_of(outputs_of(memory, call.logits, output, head, rows, k), at * k, stop * k)
+            delta = rows_of(outputs_of(memory, call.deltas, output, head, rows, k), at * k, stop * k)
+            y = matrix(memory, call.batch_targets + (head.column * rows + at * units) * k, count * k, units)
+            gather(call.targets, call.order, start + at, head.column, rows_of(y, 0, count))
+            if k > 1:
+                repeat_rows(y, k)  # all members see the same target
+            factor = head.weight * loss_factor(head.divisor, call.head_totals[h, s]) / k
+            for i in range(0, count * k, LOSS_ROWS):
+                end = lesser(i + LOSS_ROWS, count * k)
+                weights = vector(w, i, end - i)
+                if head.missing == 0 and head.weighted == 0:
+                    value = output_loss(
+                        head.loss, head.output, vector(call.head_numbers, head.column, units), factor,
+                        rows_of(z, i, end), rows_of(y, i, end), weights, scratch, rows_of(delta, i, end),
+                    )  # fmt: skip
+                else:
+                    value = masked_loss(call, h, rows, at, factor, z, y, weights, scratch, delta)
+                value /= head.value_divisor
+                sums[part] += value
+                if h < call.reported:
+                    sums[part + 1 + h] += value / head.weight
 
 
-def heads_outputs(call, rows, first, last, at):
-    """Write the outputs of all heads of rows [first, last) to call.out, from row `at` on."""
-    memory = call.memory
-    for h in range(call.n_heads):
-        head = call.heads[h]
-        output = call.operations[head.operation]
-        a = rows_of(units_of(memory, call.activations, output, rows), first, last)
-        activate(head.output, rows_of(units_of(memory, call.logits, output, rows), first, last), a)
-        copy_columns(a, head.column, rows_of(call.out, at, at + last - first))
+def masked_loss(call, h, rows, at, factor, z, y, w, scratch, delta):
+    """Return the loss of rows from `at` on where targets may be missing or have weights; write the deltas."""
+    memory, head, count = call.memory, call.heads[h], len(w)
+    numbers = vector(call.head_numbers, head.column, head.units)
+    factors = vector(call.head_numbers, call.n_out + head.column, head.units)
+    weights = vector(memory, call.batch_weights + rows + at, count)
+    if head.by_row != 0:
+        masked_rows(y, w, factors, head.weighted != 0, weights)
+        return output_loss(head.loss, head.output, numbers, factor, z, y, weights, scratch, delta)
+    total = 0.0
+    z_of = matrix(memory, call.batch_weights + 2 * rows + at, count, 1)
+    y_of = matrix(memory, call.batch_weights + 3 * rows + at, count, 1)
+    delta_of = matrix(memory, call.batch_weights + 4 * rows + at, count, 1)
+    for j in range(head.units):
+        masked_column(z, y, w, j, factors[j], z_of, y_of, weights)
+        number = vector(numbers, j, 1)
+        total += output_loss(head.loss, head.output, number, factor, z_of, y_of, weights, scratch, delta_of)
+        for i in range(count):
+            delta[i, j] = delta_of[i, 0]
+    return total
 
 
-def heads_backward(call, rows, first, last):
-    """Write the deltas of all heads of rows [first, last), from call.by_outputs, after `heads_outputs`."""
-    memory, by_outputs = call.memory, rows_of(call.by_outputs, first, last)
-    for h in range(call.n_heads):
-        head = call.heads[h]
-        output = call.operations[head.operation]
-        a = rows_of(units_of(memory, call.activations, output, rows), first, last)
-        delta = rows_of(units_of(memory, call.deltas, output, rows), first, last)
-        take_columns(by_outputs, no_order(), 0, head.column, delta)
-        z = rows_of(units_of(memory, call.logits, output, rows), first, last)
-        output_gradient(head.output, z, a, by_outputs, head.column, 1, delta)
-
-
-def heads_losses(call, s, rows, adds):
+def head_losses(call, s, rows, adds):
     """Write the loss of each head in a step to call.head_losses, or add where `adds`."""
     sums = call.sums
-    for h in range(call.n_heads):
+    for h in range(call.reported):
         total = call.head_losses[h, s] if adds else 0.0
         for part in range(parts_of(rows)):
             total += sums[part * LOSS_ROWS + 1 + h]
         call.head_losses[h, s] = total
 
 
-# --- members -----------------------------------------------------------------------------------------------
+def rows_outputs(call, rows, first, last, at):
+    """Write the outputs of rows [first, last), after `rows_forward`, to call.out from row `at` on."""
+    memory, k, out = call.memory, call.members, rows_of(call.out, at, at + last - first)
+    for h in range(call.n_heads):
+        head = call.heads[h]
+        output = call.operations[head.operation]
+        z = rows_of(outputs_of(memory, call.logits, output, head, rows, k), first * k, last * k)
+        a = rows_of(outputs_of(memory, call.activations, output, head, rows, k), first * k, last * k)
+        activate(head.output, z, a)
+        mean_of_members(a, k, head.column, out)
 
 
-def members_loss(call, start, rows, first, last, factor, worker):
-    """Write the deltas of all members of rows [first, last), and partial sums of the loss; as `rows_loss`."""
-    output, objective, memory = call.operations[call.depth - 1], call.objective, call.memory
-    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
-    targets, weights, k, n_out = call.targets, call.weights, call.members, call.n_out
-    z = subrows_of(rows_of(units_of(memory, call.logits, output, rows), first, last), k, n_out)
-    delta = subrows_of(rows_of(units_of(memory, call.deltas, output, rows), first, last), k, n_out)
-    for at in range(first, last, LOSS_ROWS):
-        begin, stop, value = at * k, lesser(at + LOSS_ROWS, last) * k, 0.0
-        part = at // LOSS_ROWS * LOSS_ROWS
-        if at > part:  # a block may have some rows of a part, see `rows_together`
-            # The earlier rows of this part were another block of the same worker.
-            value = call.sums[part]
-        while begin < stop:
-            end = lesser(begin + LOSS_ROWS, stop)
-            y = rows_of(matrix(memory, call.batch_targets, rows * k, n_out), begin, end)
-            w = vector(memory, call.batch_weights + begin, end - begin)
-            for i in range(end - begin):
-                visit = start + (begin + i) // k
-                row = call.order[visit] if call.visits > 0 else visit
-                # All members see the same row, target and weight.
-                w[i] = weights[row]
-                for j in range(n_out):
-                    y[i, j] = targets[row, j]
-            above, below = begin - first * k, end - first * k
-            value += output_loss(
-                objective.loss, output.activation, parameters_of(objective, n_out), factor / k,
-                rows_of(z, above, below), y, w, scratch, rows_of(delta, above, below),
-            )  # fmt: skip
-            begin = end
-        call.sums[part] = value
-
-
-def members_outputs(call, rows, first, last, at):
-    """Write the means of the members' outputs of rows [first, last) to call.out, from row `at` on."""
-    output, memory, k, n_out = call.operations[call.depth - 1], call.memory, call.members, call.n_out
-    z = subrows_of(rows_of(units_of(memory, call.logits, output, rows), first, last), k, n_out)
-    a = subrows_of(rows_of(units_of(memory, call.activations, output, rows), first, last), k, n_out)
-    activate(output.activation, z, a)
-    out = rows_of(call.out, at, at + last - first)
-    for i in range(last - first):
-        for j in range(n_out):
-            total = a[i * k, j]
-            for member in range(1, k):
-                total += a[i * k + member, j]
-            out[i, j] = total / a.dtype.type(k)
-
-
-def members_backward(call, rows, first, last):
-    """Write the deltas of all members of rows [first, last) from call.by_outputs, after `members_outputs`."""
-    output, memory, k, n_out = call.operations[call.depth - 1], call.memory, call.members, call.n_out
-    z = subrows_of(rows_of(units_of(memory, call.logits, output, rows), first, last), k, n_out)
-    a = subrows_of(rows_of(units_of(memory, call.activations, output, rows), first, last), k, n_out)
-    delta = subrows_of(rows_of(units_of(memory, call.deltas, output, rows), first, last), k, n_out)
-    for i in range((last - first) * k):
-        for j in range(n_out):
-            delta[i, j] = call.by_outputs[first + i // k, j] / delta.dtype.type(k)
-    output_gradient(output.activation, z, a, rows_of(call.by_outputs, first, last), 0, k, delta)
+def outputs_backward(call, rows, first, last):
+    """Write the deltas of all outputs of rows [first, last), from call.by_outputs, after `rows_outputs`."""
+    memory, k, by_outputs = call.memory, call.members, rows_of(call.by_outputs, first, last)
+    for h in range(call.n_heads):
+        head = call.heads[h]
+        output = call.operations[head.operation]
+        z = rows_of(outputs_of(memory, call.logits, output, head, rows, k), first * k, last * k)
+        a = rows_of(outputs_of(memory, call.activations, output, head, rows, k), first * k, last * k)
+        delta = rows_of(outputs_of(memory, call.deltas, output, head, rows, k), first * k, last * k)
+        for i in range(delta.shape[0]):
+            for j in range(head.units):
+                delta[i, j] = by_outputs[i // k, head.column + j] / delta.dtype.type(k)
+        output_gradient(head.output, z, a, by_outputs, head.column, k, delta)
 
 
 # --- loops over rows ---------------------------------------------------------------------------------------
 
 
-def take_weights(weights, order, start, out):
-    """out (n,) = weights of the rows order[start], ..; of rows start, .. where the order is empty"""
-    for i in range(len(out)):
-        out[i] = weights[order[start + i]] if len(order) > 0 else weights[start + i]
+def take_weights(weights, order, start, k, out):
+    """out (n * k,) = weights of rows order[start], .., of rows start, .. without an order; each k times"""
+    for i in range(len(out) // k):
+        weight = weights[order[start + i]] if len(order) > 0 else weights[start + i]
+        for member in range(k):
+            out[i * k + member] = weight
+
+
+def repeat_rows(numbers, k):
+    """Repeat the first n rows of numbers (n * k, units) in place, each k times."""
+    for i in range(numbers.shape[0] // k - 1, -1, -1):
+        for member in range(k):
+            for j in range(numbers.shape[1]):
+                numbers[i * k + member, j] = numbers[i, j]
+
+
+def mean_of_members(a, k, column, out):
+    """Columns of out (n, ..) from `column` on = the means of k rows each of a (n * k, units)."""
+    units = a.shape[1]
+    for i in range(out.shape[0]):
+        source, target = vector(a, i * k * units, k * units), vector(out, i * out.shape[1] + column, units)
+        for j in range(units):
+            target[j] = source[j]
+        for member in range(1, k):
+            for j in range(units):
+                target[j] += source[member * units + j]
+        if k > 1:
+            for j in range(units):
+                target[j] /= a.dtype.type(k)
 
 
 def masked_rows(y, w, factors, weighted, out):

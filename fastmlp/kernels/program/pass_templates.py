@@ -33,7 +33,12 @@ from fastmlp.kernels.codegen.views import (
 from fastmlp.kernels.codes import DENSE, SOFTMAX
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.barrier import wait
-from fastmlp.kernels.program.output_templates import clear_unasked, output_gradient
+from fastmlp.kernels.program.output_templates import (
+    clear_unasked,
+    outputs_backward,
+    rows_loss,
+    rows_outputs,
+)
 from fastmlp.kernels.program.row_formulas import pass_on
 from fastmlp.kernels.program.row_templates import (
     part_before,
@@ -41,25 +46,11 @@ from fastmlp.kernels.program.row_templates import (
     parts_forward,
     rows_backward,
     rows_forward,
-    rows_loss,
-    rows_outputs,
 )
-from fastmlp.kernels.program.step_numbers import block_of, loss_factor, penalty_factor, worker_part
+from fastmlp.kernels.program.step_numbers import block_of, penalty_factor, worker_part
 
 COLUMN_BYTES = 192
 """Bytes of a row of the matrices of `jacobian`, where rows of X are columns: the three vectors of a tile."""
-
-
-def output_backward(call, rows, first, last):
-    """Write the last layer's deltas of rows [first, last), from call.by_outputs."""
-    output, memory = call.operations[call.depth - 1], call.memory
-    z = rows_of(units_of(memory, call.logits, output, rows), first, last)
-    a = rows_of(units_of(memory, call.activations, output, rows), first, last)
-    delta = rows_of(units_of(memory, call.deltas, output, rows), first, last)
-    by_outputs = rows_of(call.by_outputs, first, last)
-    activate(output.activation, z, a)
-    pass_on(by_outputs, 0, False, delta)
-    output_gradient(output.activation, z, a, by_outputs, 0, 1, delta)
 
 
 # --- entry points; their arguments: a call, this worker's number, how many workers there are -------------
@@ -93,13 +84,7 @@ def input_backward(call, worker, workers):
     begin = part_before(call, end)
     for at in range(first, last, block):
         stop = lesser(at + block, last)
-        if call.n_heads > 0:
-            heads_backward(call, rows, at, stop)
-        elif call.members > 1:
-            members_outputs(call, rows, at, stop, at)
-            members_backward(call, rows, at, stop)
-        else:
-            output_backward(call, rows, at, stop)
+        outputs_backward(call, rows, at, stop)
         rows_backward(call, 0, rows, rows, at, stop, begin, end, call.step, worker)
     parts_backward(call, 0, rows, rows, first, last, block, begin, call.step, worker, workers)
     # A caller without need for the derivative by X saves a product.
@@ -119,11 +104,10 @@ def loss_backward(call, worker, workers):
     # Each block of samples is a batch of its own, so that all of it stays in the caches.
     operations, memory, samples, n_in = call.operations, call.memory, call.samples, call.n_in
     block, depth = lesser(block_of(call), call.batch), call.depth
-    factor = loss_factor(call.objective.divisor, 1.0)
     for at in range(0, samples, block):
         rows = lesser(block, samples - at)
         rows_forward(call, at, rows, 0, rows, 0, depth, call.step, worker)
-        rows_loss(call, at, rows, 0, rows, factor, worker)
+        rows_loss(call, 0, at, rows, 0, rows, worker)
         rows_backward(call, at, rows, rows, 0, rows, 0, depth, call.step, worker)
         for i in range(rows):
             total, read = 0.0, square_sum(vector(call.inputs, (at + i) * n_in, n_in))

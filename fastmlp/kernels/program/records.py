@@ -81,17 +81,14 @@ TABLE = np.dtype([(name, np.int64) for name in Table._fields])
 
 OBJECTIVE = np.dtype(
     [
-        ("loss", np.int64),
-        *fields_of(np.float64, "divisor value_divisor l1 l2"),
+        *fields_of(np.float64, "value_divisor l1 l2"),
         *fields_of(np.bool_, "shared_penalty penalises"),
     ],
     align=True,
 )
-"""The objective in numbers. The loss's parameters (n_out,), float64, follow in memory.
+"""The objective in numbers.
 
-loss : a code; its parameters : see `Objective.loss_parameters`
-divisor : the derivative is the summed loss's, divided by this number and by the batch's weight
-value_divisor : a further divisor of the reported loss
+value_divisor : a divisor of the reported loss, summed over all parts of a batch
 l1, l2 : the penalties of a chain; shared_penalty : whether they are divided by the batch's weight
 penalises : whether any weights have a penalty
 """
@@ -104,10 +101,12 @@ HEAD = np.dtype(
     ],
     align=True,
 )
-"""A head in numbers: see `fastmlp.model.heads.Head`.
+"""A head in numbers, or a network's only output: see `fastmlp.model.heads.Head`.
 
 operation : of its logits; column : its first among all outputs and targets; loss, output : codes
 weighted : whether units have weights
+divisor : the derivative is the summed loss's, divided by this number and by the batch's weight
+value_divisor : a divisor of the head's reported loss, of each part of a batch
 """
 
 
@@ -159,11 +158,11 @@ added to J'J."""
 
 ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     # Records of the network, as of `runtime.described.shape_of`; head_numbers : the parameters of the heads'
-    # losses, and the weights of their units; head_totals : the weight of each step's rows for each head;
-    # head_losses : written, the loss of each head.
+    # losses, see `Objective.loss_parameters`, and the weights of their units; head_totals : the weight of
+    # each step's rows for each head; head_losses : written, the loss of each head if reported.
     "operations": (OPERATION, ("depth",)), "objective": (OBJECTIVE, ()), "heads": (HEAD, ("n_heads",)),
     "head_numbers": (np.float64, (2, "n_out")), "head_totals": (np.float64, ("n_heads", "steps")),
-    "head_losses": (np.float64, ("n_heads", "steps")), "tables": (TABLE, ("columns",)),
+    "head_losses": (np.float64, ("reported", "steps")), "tables": (TABLE, ("columns",)),
     # rules : of weights and gains, and of biases and shifts; then as in `fastmlp.model.state.TrainState`;
     # accumulated : the sum of the gradients of a step's microbatches so far.
     "rules": (RULE, (2, "depth")), "parameters": (None, ("size",)), "gradients": (None, ("size",)),
@@ -230,17 +229,18 @@ private : (workers, private_length), `variant.SpecializedProgram.private`, laid 
 """
 
 NUMBERS = (
-    *("depth", "size", "moment_rows", "n_heads", "members", "columns", "samples", "n_in", "n_out"),
-    *("visits", "steps", "step", "key", "batch", "length", "accumulates", "microbatch", "fewest"),
-    *("bounds", "stored", "bytes", "by_inputs_rows", "marks", "placed", "table_rows", "all_row_numbers"),
-    *("counted", "words", "listed", "terms", "all_terms", "all_cursors"),
+    *("depth", "size", "moment_rows", "n_heads", "reported", "members", "columns", "samples"),
+    *("n_in", "n_out", "visits", "steps", "step", "key", "batch", "length", "accumulates", "microbatch"),
+    *("fewest", "bounds", "stored", "bytes", "by_inputs_rows", "marks", "placed", "table_rows"),
+    *("all_row_numbers", "counted", "words", "listed", "terms", "all_terms", "all_cursors"),
     *("summing", "totalling", "leads", "together", "lanes", "iterations", "room_length"),
     *("matrix_length", "matrix_size", "matrix_side", "matrix_width", "matrix_scratch"),
     *(*BUFFERS, "scratch_length", "slice_length", "private_length"),
 )
 """Whole numbers of a call by name; those of `LENGTHS` are 0 without their array.
 
-depth : operations; size : parameters; n_heads : 0 for a single loss
+depth : operations; size : parameters
+n_heads : 1 without heads; reported : the heads with a reported loss, 0 for a single loss
 moment_rows : the numbers remembered by the optimiser's rule for each parameter
 members : networks in the network; 1 without `Members`
 columns : of categories; samples : rows of the inputs
@@ -269,9 +269,9 @@ WORDS = {name: index for index, name in enumerate((*ARRAYS, *NUMBERS))}
 LENGTHS = {
     name: WORDS[str(ARRAYS[name][1][0])]
     for name in (
-        *("accumulated", "indptr", "values", "numbers", "order", "starts", "memory", "nonzero_columns"),
-        *("positions", "matrices", "row_marks", "row_numbers", "list_counts", "list_marks", "list_columns"),
-        *("list_samples", "list_cursors"),
+        *("head_losses", "accumulated", "indptr", "values", "numbers", "order", "starts", "memory"),
+        *("nonzero_columns", "positions", "matrices", "row_marks", "row_numbers", "list_counts"),
+        *("list_marks", "list_columns", "list_samples", "list_cursors"),
     )
 }
 """The index of an array's length among the words: a call that is given the array has its length, too."""

@@ -337,14 +337,6 @@ def pass_on(delta, left, adds, below):
             target[j] = target[j] + source[j] if adds else source[j]
 
 
-def take_columns(x, order, start, column, out):
-    """out (n, columns) = columns of x from `column` on, in the rows of `take_weights`"""
-    for i in range(out.shape[0]):
-        row = order[start + i] if len(order) > 0 else start + i
-        for j in range(out.shape[1]):
-            out[i, j] = x[row, column + j]
-
-
 def copy_columns(x, column, out):
     """Columns of out from `column` on = x (rows, columns)."""
     for i in range(x.shape[0]):

@@ -15,7 +15,6 @@ from fastmlp.kernels.codegen.views import (
     matrix,
     no_order,
     output_of,
-    parameters_of,
     part_of,
     rows_of,
     subrows_of,
@@ -24,7 +23,6 @@ from fastmlp.kernels.codegen.views import (
     weights_of,
 )
 from fastmlp.kernels.codes import BATCH_NORM, DENSE, IDENTITY, RELU
-from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.row_formulas import pass_on
 
 
@@ -106,8 +104,8 @@ def rows_forward(call, start, rows, first, last, begin, end, step, worker):
         part = rows_of(matrix(memory, call.batch_inputs, rows, call.n_in), first, last)
         convert_bytes(call.numbers, visited, start + first, call.scale, part)
     elif call.visits > 0 and not streams() and call.n_in > 0:
-        visited = vector(call.order, start + first, last - first)
-        gather(call.inputs, visited, rows_of(matrix(memory, call.batch_inputs, rows, call.n_in), first, last))
+        part = rows_of(matrix(memory, call.batch_inputs, rows, call.n_in), first, last)
+        gather(call.inputs, call.order, start + first, 0, part)
     source, order = inputs_of(call, start, rows)
     for number in range(begin, end):
         here = operations[number]
@@ -159,53 +157,6 @@ def drop_placed(call, start, step, number, first, p, a, out):
         for i in range(a.shape[0]):
             row, position = rows_of(out, i, i + 1), call.positions[start + first + i]
             drop(call.key, step, number, position, p, rows_of(a, i, i + 1), row)
-
-
-def rows_outputs(call, rows, first, last, at):
-    """Write the outputs of rows [first, last), after `rows_forward`, to call.out from row `at` on."""
-    if call.n_heads > 0:
-        heads_outputs(call, rows, first, last, at)
-    elif call.members > 1:
-        members_outputs(call, rows, first, last, at)
-    else:
-        output = call.operations[call.depth - 1]
-        z = rows_of(units_of(call.memory, call.logits, output, rows), first, last)
-        activate(output.activation, z, rows_of(call.out, at, at + last - first))
-
-
-def batch_loss(call, s, start, rows, first, last, factor, worker):
-    """Write the deltas of all outputs of rows [first, last), and partial sums of the loss, in step s."""
-    if call.n_heads > 0:
-        heads_loss(call, s, start, rows, first, last, worker)
-    elif call.members > 1:
-        members_loss(call, start, rows, first, last, factor, worker)
-    else:
-        rows_loss(call, start, rows, first, last, factor, worker)
-
-
-def rows_loss(call, start, rows, first, last, factor, worker):
-    """Write the last layer's deltas of rows [first, last), and sums of the loss; factor : `loss_factor`"""
-    output, objective, memory = call.operations[call.depth - 1], call.objective, call.memory
-    z, delta = units_of(memory, call.logits, output, rows), units_of(memory, call.deltas, output, rows)
-    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
-    gathered = call.visits > 0
-    for at in range(first, last, LOSS_ROWS):
-        stop = lesser(at + LOSS_ROWS, last)
-        count = stop - at
-        y, w = rows_of(call.targets, start + at, start + stop), vector(call.weights, start + at, count)
-        if gathered:
-            y = rows_of(matrix(memory, call.batch_targets, rows, output.n_out), at, stop)
-            w = vector(memory, call.batch_weights + at, count)
-            visited = vector(call.order, start + at, count)
-            gather(call.targets, visited, y)
-            weights = call.weights
-            for i in range(count):
-                w[i] = weights[visited[i]]
-        # The sum of a part stands at the part's first row, whichever worker takes the part.
-        call.sums[at] = output_loss(
-            objective.loss, output.activation, parameters_of(objective, output.n_out), factor,
-            rows_of(z, at, stop), y, w, scratch, rows_of(delta, at, stop),
-        )  # fmt: skip
 
 
 def rows_backward(call, start, rows, of_all, first, last, begin, end, step, worker):

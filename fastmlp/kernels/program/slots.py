@@ -99,17 +99,16 @@ WITHOUT_RESULT = (
     "mark_nonzero_columns parts_backward apply_whole pass_on whole_forward whole_backward unit_sums "
     "unit_distances unit_factors column_gradients normalise_columns normalise_columns_gradient "
     "normalise_fixed normalise_fixed_gradient fixed_gain_gradient block_forward block_backward "
-    "blocks_step update_blocks take_columns step_rows angles cosines cosines_gradient sinusoids "
+    "blocks_step update_blocks step_rows angles cosines cosines_gradient sinusoids "
     "sinusoids_gradient frequencies_gradient bins look_up orthogonalise_all orthogonalise "
-    "sum_over_ranks heads_loss heads_losses heads_outputs heads_backward members_loss "
-    "members_outputs members_backward penalty_gradient clip clip_all update_all update_part"
+    "sum_over_ranks head_losses penalty_gradient clip clip_all update_all update_part"
 )
 """Slots and functions that return nothing, by name."""
 
 SLOT_FUNCTIONS = {
     **dict.fromkeys(WITHOUT_RESULT.split(), SlotFunction()),
     **dict.fromkeys(("parts_forward", "sum_formed", "visit_at"), SlotFunction(types.int64)),
-    **dict.fromkeys(("penalty", "penalties"), SlotFunction(types.float64)),
+    **dict.fromkeys(("masked_loss", "penalty", "penalties"), SlotFunction(types.float64)),
     "activate": _by_code(ACTIVATION_CODES, "z, out"),
     "activate_gradient": _by_code(ACTIVATION_CODES, "z, a, delta"),
     "output_loss": _by_code(

@@ -153,11 +153,11 @@ def step_rows(call, rule, step, l1, l2, rate, offset, height, some, g, at):
     columns, w = vector(some, 0, count), matrix(call.parameters, offset, height, width)
     p = matrix(memory, at, count, width)
     prefetch_rows(w, some, count, len(some))
-    gather(w, columns, p)
+    gather(w, columns, 0, 0, p)
     for m in range(rule.moments):
         every = matrix(moments, m * moments.shape[1] + offset, height, width)
         prefetch_rows(every, some, count, len(some))
-        gather(every, columns, matrix(memory, at + (1 + m) * size, count, width))
+        gather(every, columns, 0, 0, matrix(memory, at + (1 + m) * size, count, width))
     if l1 > 0 or l2 > 0:
         penalty_gradient(l1, l2, p, g)
     # A view of all columns has the type that `update_part` passes: `apply_rule` is compiled once for both.

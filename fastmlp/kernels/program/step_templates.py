@@ -22,17 +22,16 @@ from fastmlp.kernels.codegen.vectors import prefetch_rows, total_of
 from fastmlp.kernels.codegen.views import chosen, lesser, span, vector
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.barrier import is_abandoned, wait
+from fastmlp.kernels.program.output_templates import head_losses, rows_loss, rows_outputs
 from fastmlp.kernels.program.records import SLICE_ROWS, UNBOUNDED
 from fastmlp.kernels.program.row_templates import (
-    batch_loss,
     part_after,
     parts_backward,
     parts_forward,
     rows_backward,
     rows_forward,
-    rows_outputs,
 )
-from fastmlp.kernels.program.step_numbers import block_of, loss_factor, parts_of, penalty_factor, worker_part
+from fastmlp.kernels.program.step_numbers import block_of, parts_of, penalty_factor, worker_part
 from fastmlp.kernels.program.weight_templates import (
     clip_all,
     penalties,
@@ -137,7 +136,7 @@ def form_gradient(call, s, start, end, position, until, worker, workers, updates
     objective = call.objective
     step, total, rows = call.step + s, call.totals[s], end - start
     first, last = worker_part(rows, worker, workers, LOSS_ROWS)
-    factor, penalised = loss_factor(objective.divisor, total), 0.0
+    penalised = 0.0
     if until == rows_of_step(call, s):
         penalised = penalty_factor(objective.shared_penalty, total)
     block, depth, of_all, begin = block_of(call), call.depth, until - position, 0
@@ -153,7 +152,7 @@ def form_gradient(call, s, start, end, position, until, worker, workers, updates
             prefetch_rows(call.targets, visited, at, stop)
             prefetch_rows(call.weights, visited, at, stop)
         rows_forward(call, start, rows, at, stop, begin, depth, step, worker)
-        batch_loss(call, s, start, rows, at, stop, factor, worker)
+        rows_loss(call, s, start, rows, at, stop, worker)
         rows_backward(call, start, rows, of_all, at, stop, begin, depth, step, worker)
     if begin > 0:
         parts_backward(call, start, rows, of_all, first, last, block, begin, step, worker, workers)
@@ -164,8 +163,8 @@ def form_gradient(call, s, start, end, position, until, worker, workers, updates
     wait(call.barrier, worker, workers)
     if worker == 0:
         adds = position > 0
-        if call.n_heads > 0:
-            heads_losses(call, s, rows, adds)
+        if call.reported > 0:
+            head_losses(call, s, rows, adds)
         # In the order of the rows, so that bits do not depend on the number of workers.
         value = total_of(call.sums, parts_of(rows), LOSS_ROWS) / objective.value_divisor + of_weights
         call.losses[s] = call.losses[s] + value if adds else value
@@ -206,13 +205,13 @@ def predict(call, worker, workers):
 
 def evaluate(call, worker, workers):
     """Write the loss over all samples, without penalties, to call.losses, a batch at a time."""
-    factor, loss = loss_factor(call.objective.divisor, call.totals[0]), 0.0
+    loss = 0.0
     for start in range(0, call.samples, call.batch):
         rows = lesser(call.batch, call.samples - start)
         rows_forward(call, start, rows, 0, rows, 0, call.depth, 0, worker)
-        batch_loss(call, 0, start, rows, 0, rows, factor, worker)
-        if call.n_heads > 0:
-            heads_losses(call, 0, rows, start > 0)
+        rows_loss(call, 0, start, rows, 0, rows, worker)
+        if call.reported > 0:
+            head_losses(call, 0, rows, start > 0)
         sums = call.sums
         for part in range(parts_of(rows)):
             loss += sums[part * LOSS_ROWS]

@@ -33,8 +33,9 @@ from fastmlp.kernels.codegen.views import (
 )
 from fastmlp.kernels.codes import SIGMOID, SOFTMAX
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
-from fastmlp.kernels.program.row_templates import rows_backward, rows_forward, rows_loss
-from fastmlp.kernels.program.step_numbers import block_of, loss_factor, parts_of, penalty_factor
+from fastmlp.kernels.program.output_templates import rows_loss
+from fastmlp.kernels.program.row_templates import rows_backward, rows_forward
+from fastmlp.kernels.program.step_numbers import block_of, parts_of, penalty_factor
 from fastmlp.kernels.program.step_templates import batch_step
 from fastmlp.kernels.program.weight_templates import clear, penalties
 
@@ -153,11 +154,10 @@ def gradient_at(call):
 def loss_at(call):
     """Return the objective at call.parameters, of a chain."""
     objective, rows, block = call.objective, call.samples, block_of(call)
-    factor = loss_factor(objective.divisor, call.totals[0])
     for at in range(0, rows, block):
         stop = lesser(at + block, rows)
         rows_forward(call, 0, rows, at, stop, 0, call.depth, 0, 0)
-        rows_loss(call, 0, rows, at, stop, factor, 0)
+        rows_loss(call, 0, 0, rows, at, stop, 0)
     found = total_of(call.sums, parts_of(rows), LOSS_ROWS) / objective.value_divisor
     if objective.penalises:
         found += penalties(call, penalty_factor(objective.shared_penalty, call.totals[0]))

@@ -141,11 +141,8 @@ class CompiledBackend:
         check_parameters(shape_of(network), parameters)
         check_data(shape_of(network), data, parameters.dtype)
         inputs, targets, weights = data
-        rows, sparse, losses = (
-            len(inputs),
-            isinstance(inputs, SparseRows),
-            np.empty((1 + len(network.heads), 1)),
-        )
+        rows, sparse = len(inputs), isinstance(inputs, SparseRows)
+        losses = np.empty((1 + len(network.heads), 1))
         # A gradient is of one batch, whose numbers must all stay for the way back.
         most = min(EVALUATED_ROWS, rows) if gradients is None else rows
         session = Session(
@@ -153,7 +150,7 @@ class CompiledBackend:
             products=products,
         )  # fmt: skip
         totals = weights.sum(dtype=np.float64, keepdims=True)
-        head_totals = network.head_totals(targets, weights)[:, None].copy() if network.heads else losses[1:]
+        head_totals = network.head_totals(targets, weights)[:, None].copy() if network.heads else totals
         session.set({
             **words_of_inputs(inputs), "parameters": parameters, "targets": targets, "weights": weights,
             "totals": totals, "losses": losses, "head_totals": head_totals, "head_losses": losses[1:],
@@ -217,7 +214,7 @@ class CompiledBackend:
         if isinstance(inputs, SparseRows):
             session.make_lists(inputs, inputs.most(chunk.most_rows), chunk.most_rows)
         if network.heads:
-            given |= {"head_totals": chunk.head_totals, "head_losses": losses[1:]}
+            given["head_losses"] = losses[1:]
         summing = None
         if shared is not None:
             summing = Summing(shared, state.gradients, session.barrier)

@@ -32,7 +32,6 @@ from fastmlp.kernels.program.records import (
 )
 from fastmlp.model.activations import activation_of
 from fastmlp.model.backend import Chunk, Data
-from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.norms import BatchNorm
@@ -90,13 +89,8 @@ def shape_of(network: Network) -> Shape:
         given = [MACHINE_EPSILON if number is None else number for number in one.numbers]
         record["numbers"][: len(given)] = given
     ours = network.objective
-    parameters = np.array(ours.loss_parameters)
-    memory = np.zeros(OBJECTIVE.itemsize + parameters.nbytes, np.uint8)
-    memory[OBJECTIVE.itemsize :] = parameters.view(np.uint8)
-    objective = memory[: OBJECTIVE.itemsize].view(OBJECTIVE)[0]
-    objective["divisor"], objective["value_divisor"] = ours.divisor, ours.value_divisor
-    objective["l1"], objective["l2"] = network.l1, network.l2
-    objective["loss"] = LOSS_CODES.code(loss_of(network.loss))
+    objective = np.zeros((), OBJECTIVE)
+    objective["value_divisor"], objective["l1"], objective["l2"] = ours.value_divisor, network.l1, network.l2
     objective["shared_penalty"] = network.convention == "sklearn"
     objective["penalises"] = network.penalises
     heads, head_numbers = _heads(network)
@@ -114,21 +108,26 @@ def shape_of(network: Network) -> Shape:
 
 def _heads(network: Network) -> tuple[Array, NDArray[np.float64]]:
     """Return the heads of a network, (n_heads,) HEAD, and `head_numbers` of `ARRAYS`."""
-    heads, numbers = np.zeros(len(network.heads), HEAD), np.ones((2, network.n_out))
+    outputs = network.heads or {"": None}
     indices = [number for number, one in enumerate(network.operations) if one.is_head]
-    columns = columns_of_heads(network.heads)
-    for record, index, (name, head) in zip(heads, indices, network.heads.items(), strict=True):
-        objective, units = head.objective, columns[name]
-        record["operation"], record["column"], record["units"] = index, units.start, head.units
-        record["loss"] = LOSS_CODES.code(loss_of(head.loss))
+    heads, numbers, start = np.zeros(len(outputs), HEAD), np.ones((2, network.n_out)), 0
+    heads["operation"] = indices or len(network.operations) - 1
+    heads["weight"] = heads["value_divisor"] = 1
+    for record, head in zip(heads, outputs.values(), strict=True):
+        objective = head.objective if head else network.objective
+        units = slice(start, start := start + objective.n_out)
+        record["column"], record["units"] = units.start, objective.n_out
+        record["loss"] = LOSS_CODES.code(loss_of(objective.loss))
         record["output"] = ACTIVATION_CODES.code(activation_of(objective.output))
-        record["by_row"], record["missing"] = head.by_row, head.missing
-        record["weighted"] = head.loss_weights is not None
-        record["weight"], record["divisor"] = head.weight, head.divisor
-        record["value_divisor"] = objective.value_divisor
+        record["divisor"] = objective.divisor
         numbers[0, units] = objective.loss_parameters
-        if head.loss_weights is not None:
-            numbers[1, units] = head.loss_weights
+        if head:
+            record["by_row"], record["missing"] = head.by_row, head.missing
+            record["weighted"] = head.loss_weights is not None
+            record["weight"], record["divisor"] = head.weight, head.divisor
+            record["value_divisor"] = objective.value_divisor
+            if head.loss_weights is not None:
+                numbers[1, units] = head.loss_weights
     return heads, numbers
 
 

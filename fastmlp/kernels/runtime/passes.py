@@ -72,8 +72,10 @@ class RowPasses:
         """Return the squared norms (rows,) of the gradients of each row's own loss, of a chain."""
         rows = len(inputs)
         weights, found = np.ones(rows, inputs.dtype), np.empty(rows)
-        rows_of_data = {"inputs": inputs, "targets": targets, "weights": weights, "samples": rows}
-        self._run("loss_backward", **rows_of_data, losses=found, steps=rows)
+        self._run(
+            "loss_backward", inputs=inputs, targets=targets, weights=weights, head_totals=np.ones(1),
+            losses=found, samples=rows, steps=rows,
+        )  # fmt: skip
         return found
 
     def _run(self, template: str, **given: Any) -> None:

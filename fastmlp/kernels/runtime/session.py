@@ -130,7 +130,9 @@ class Session(Call):
     def show_chunk(self, chunk: Chunk) -> None:
         """Have the session take a chunk's steps."""
         arrays = chunk[:5]
-        self.show(dict(zip(("order", "starts", "stops", "totals", "rates"), arrays, strict=True)))
+        head_totals = chunk.totals if chunk.head_totals is None else chunk.head_totals
+        names = ("order", "starts", "stops", "totals", "rates", "head_totals")
+        self.show(dict(zip(names, (*arrays, head_totals), strict=True)))
         self.chunk = None if any(array.flags.writeable for array in arrays) else chunk
 
     def make_lists(self, inputs: SparseRows, terms: int, rows: int, room: int = 0) -> None:

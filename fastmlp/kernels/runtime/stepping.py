@@ -52,7 +52,8 @@ class CompiledSteps:
         self._dtype = state.parameters.dtype
         self.rates = np.zeros((1, 2))
         self._loss, self._total, self._stop = np.zeros(1), np.zeros(1), np.zeros(1, np.int64)
-        self._head_totals, self._head_losses = np.zeros((2, len(network.heads), 1))
+        self._head_losses = np.zeros((len(network.heads), 1))
+        self._head_totals = np.zeros_like(self._head_losses) if network.heads else self._total
         self._operations = {
             training: shape.words["operations"]
             for training, shape in ((True, shape_of(network)), (False, resting_shape_of(network)))

@@ -11,7 +11,7 @@ from fastmlp.kernels.codegen.row_expressions import Running
 from fastmlp.kernels.codegen.scalars import wide_vectors
 from fastmlp.kernels.codegen.symbols import FLOATS, INT32, Symbol
 from fastmlp.kernels.codegen.vectors import RepeatedNumber, Vectors, broadcast, counted, of_arrays, smaller
-from fastmlp.kernels.codegen.views import constants_of, parameters_of, vector
+from fastmlp.kernels.codegen.views import constants_of, vector
 from fastmlp.kernels.codes import LOSS_CODES
 from fastmlp.kernels.elementwise.by_vectors import constants_at, scramble
 from fastmlp.kernels.elementwise.losses import counts
@@ -30,12 +30,12 @@ disposable = partial(of_arrays, make=Intrinsic)
 def train_blocks(call, worker, workers):
     """`train_chunk` by blocks of rows, on a single thread; the workspace is the private buffer."""
     wide_vectors()
-    objective = call.objective
+    objective, head = call.objective, call.heads[0]
     run(
         vector(call.memory, call.private, call.private_length), call.operations, call.parameters, call.moments,
         (call.inputs, call.targets, call.weights, call.order), (call.starts, call.stops, call.totals, call.rates),
-        call.losses, (call.key, call.step), constants_of(call.rules[0, 0]), parameters_of(objective, 1)[0],
-        (objective.divisor, objective.value_divisor, objective.shared_penalty, objective.l2),
+        call.losses, (call.key, call.step), constants_of(call.rules[0, 0]), call.head_numbers[0, 0],
+        (head.divisor, objective.value_divisor, objective.shared_penalty, objective.l2),
     )  # fmt: skip
 
 
@@ -90,10 +90,9 @@ def block_names(constants):
 
 def train_registers(call, worker, workers):
     """`train_chunk` of a network that stays in registers."""
-    parameter = parameters_of(call.objective, 1)[0]
     run(
         call.parameters, call.inputs, call.targets, call.weights, call.order, call.starts, call.stops,
-        call.totals, call.rates, call.losses, parameter,
+        call.totals, call.rates, call.losses, call.head_numbers[0, 0],
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from fastmlp.kernels.codegen.scalars import (
     target_slope,
     within_bounds,
 )
+from fastmlp.kernels.codegen.views import vector
 from fastmlp.kernels.codes import SOFTMAX
 from fastmlp.kernels.elementwise.by_vectors import step_element
 from fastmlp.kernels.elementwise.losses import row_loss
@@ -105,12 +106,18 @@ def input_gradient(delta, w, scratch, out):
             out[i, k] = total
 
 
-def gather(rows_of, order, out):
-    """out (visited, columns) = rows_of (rows, columns) at order (visited,) int64."""
-    for i in range(len(order)):
-        row = order[i]  # read in the loop over columns, it keeps that loop scalar: five times as long
-        for j in range(rows_of.shape[1]):
-            out[i, j] = rows_of[row, j]
+def gather(x, order, start, column, out):
+    """out (n, columns) = columns of x (rows, ..) from `column` on, in the rows order[start], ..
+
+    order : (visits,) int64; empty for the rows start, ..
+    """
+    columns = out.shape[1]
+    for i in range(out.shape[0]):
+        row = order[start + i] if len(order) > 0 else start + i
+        # As vectors: with x[row, column + j] in the loop it stays scalar, and takes five times as long.
+        source, target = vector(x, row * x.shape[1] + column, columns), vector(out, i * columns, columns)
+        for j in range(columns):
+            target[j] = source[j]
 
 
 # --- activations and losses: their formulas stand in `fastmlp.model` -------------------------------------
