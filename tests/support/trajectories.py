@@ -145,7 +145,7 @@ def run(
     biases = [b * (1 + jitter * noise.standard_normal(b.shape)) for b in biases]
     model = fastmlp.fit(
         Network(training.sizes, **training.options), X, y, optimizer=training.optimizer, epochs=EPOCHS,
-        batch_size=training.batch_size, seed=3, initial=(weights, biases),
+        batch_size=training.batch_size, seed=5, initial=(weights, biases),
         sample_weight=rng.integers(0, 4, len(y)) if training.weighted else None, backend=backend, dtype=dtype,
     )  # fmt: skip
     assert model.parameters.dtype == dtype
