@@ -51,10 +51,10 @@ def limits():
 
 
 def environment(threads):
-    """The environment of a child: thread counts set; OpenBLAS chooses its kernels, but within `limits`."""
+    """The environment of a child: threads set, bytecode kept, and OpenBLAS's own choice within `limits`."""
     env = dict(os.environ, TORCHINDUCTOR_COMPILE_THREADS="1")
     env |= dict.fromkeys(THREAD_VARIABLES, str(threads))
-    for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
+    for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTHONDONTWRITEBYTECODE"):
         env.pop(name, None)
     return env | limits()
 

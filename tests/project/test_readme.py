@@ -14,11 +14,9 @@ from fastmlp.backend import registry
 from fastmlp.model.optimizers import NAMED
 
 CHECKS = """
-assert (predicted == y_test).mean() > 0.9
+assert classifier.score(X[898:], y[898:]) > 0.9
 assert accuracy > 0.9, accuracy
-assert losses[-1] < losses[0] / 10, losses
-assert first_weights.shape == (64, 128)
-assert model.backend == "four_rows"
+assert probabilities.shape == (297, 10)
 """
 
 
@@ -57,7 +55,7 @@ def test_the_commands_check_a_kernel_and_find_one_that_is_wrong(tmp_path):
     for command in (first, second):
         done = python("-m", *command, cwd=pages.ROOT, **environment)
         assert re.search(r"\d+ passed, (\d+ skipped, )?\d+ deselected", done.stdout), done.stdout
-    file.write_text(block.text.replace("range(whole, rows)", "range(whole, rows - 1)"))
+    file.write_text(block.text.replace("range(whole, len(delta))", "range(whole, len(delta) - 1)"))
     done = python("-m", *first, cwd=pages.ROOT, exit_code=1, **environment)
     assert "bias_gradient argument 1: out[" in done.stdout
 

@@ -1,6 +1,6 @@
 """Makes object files from code typed and lowered by Numba, without Numba's engine.
 
-Private parts of Numba are used here, and in `sources`; tried on 0.62.1 and 0.68.1.
+Private parts of Numba are used here; tried on 0.62.1 and 0.68.1.
 """
 
 # mypy: ignore-errors
