@@ -46,118 +46,118 @@ TOGETHER = 16
 """Rows of a table for the same worker, as many as share a cache line."""
 
 
-def parameters_of_column(here):
+def parameters_of_column(op):
     """Return each column's number of weights and of biases."""
-    return (here.biases - here.weights) // here.columns, (here.trained - here.biases) // here.columns
+    return (op.biases - op.weights) // op.columns, (op.trained - op.biases) // op.columns
 
 
-def saved_of_column(call, here, column, rows, first, last):
+def saved_of_column(call, op, column, rows, first, last):
     """Return the saved numbers of a column: all (rows, numbers), and rows [first, last)."""
-    saved = column_of(call.memory, call.logits, here.saved, column, rows, here.saved_units // here.columns)
+    saved = column_of(call.memory, call.logits, op.saved, column, rows, op.saved_units // op.columns)
     return saved, rows_of(saved, first, last)
 
 
-def units_of_column(call, buffer, here, column, rows, first, last):
+def units_of_column(call, buffer, op, column, rows, first, last):
     """Return rows [first, last) with a column's units, or deltas; and the first unit's index in a row."""
-    units = here.n_out // here.columns
-    if here.by_column != 0:
-        return rows_of(column_of(call.memory, buffer, here.units, column, rows, units), first, last), 0
-    return rows_of(units_of(call.memory, buffer, here, rows), first, last), column * units
+    units = op.n_out // op.columns
+    if op.by_column != 0:
+        return rows_of(column_of(call.memory, buffer, op.units, column, rows, units), first, last), 0
+    return rows_of(units_of(call.memory, buffer, op, rows), first, last), column * units
 
 
 def block_forward(call, rows, number, first, last, worker):
     """Take rows [first, last) through an operation on a block; as `rows_forward`."""
-    memory, here, parameters = call.memory, call.operations[number], call.parameters
-    below = call.operations[here.source]
+    memory, op, parameters = call.memory, call.operations[number], call.parameters
+    below = call.operations[op.source]
     x = rows_of(output_of(memory, call.activations, call.dropped, below, rows), first, last)
-    if here.tables > 0:
-        out = rows_of(units_of(memory, call.activations, here, rows), first, last)
-        for column in range(here.tables):
-            table = call.tables[here.column + column]
+    if op.tables > 0:
+        out = rows_of(units_of(memory, call.activations, op, rows), first, last)
+        for column in range(op.tables):
+            table = call.tables[op.column + column]
             values = matrix(parameters, table.start, table.levels + 1, table.width)
             look_up(x, column, values, table.unit, out)
         return
-    n_weights, n_biases = parameters_of_column(here)
-    for g in range(here.columns):
-        weights = vector(parameters, here.weights + g * n_weights, n_weights)
-        biases = vector(parameters, here.biases + g * n_biases, n_biases)
-        out, unit = units_of_column(call, call.activations, here, g, rows, first, last)
-        saved, part = saved_of_column(call, here, g, rows, first, last)
-        if here.kind == GROUPED:
-            n_in = here.n_in // here.columns
+    n_weights, n_biases = parameters_of_column(op)
+    for g in range(op.columns):
+        weights = vector(parameters, op.weights + g * n_weights, n_weights)
+        biases = vector(parameters, op.biases + g * n_biases, n_biases)
+        out, unit = units_of_column(call, call.activations, op, g, rows, first, last)
+        saved, part = saved_of_column(call, op, g, rows, first, last)
+        if op.kind == GROUPED:
+            n_in = op.n_in // op.columns
             source = column_of(memory, call.activations, below.units, g, rows, n_in)
             scratch = part_of(memory, call.scratch, call.scratch_length, worker)
             w = matrix(weights, 0, n_in, n_weights // n_in)
             affine_rows(source, no_order(), w, biases, saved, first, last, False, scratch)
             copy_columns(part, unit, out)
-        elif here.kind == PERIODIC:
+        elif op.kind == PERIODIC:
             angles(x, g, weights, biases, part)
             if n_biases > 0:
                 cosines(vector(part, 0, part.size), vector(out, 0, out.size))
             else:
                 sinusoids(part, unit, out)
-        elif here.kind == PIECEWISE_LINEAR:
-            n = here.n_out // here.columns
-            edges = vector(parameters, here.trained + g * n, n)
-            bins(x, g, edges, vector(parameters, here.trained + here.n_out + g * n, n), unit, out)
+        elif op.kind == PIECEWISE_LINEAR:
+            n = op.n_out // op.columns
+            edges = vector(parameters, op.trained + g * n, n)
+            bins(x, g, edges, vector(parameters, op.trained + op.n_out + g * n, n), unit, out)
 
 
 def block_backward(call, rows, number, first, last, worker):
     """Write an operation's saved numbers for gradients, and source deltas: `rows_backward`."""
-    memory, here = call.memory, call.operations[number]
-    below = call.operations[here.source]
-    if here.saved_units == 0:
+    memory, op = call.memory, call.operations[number]
+    below = call.operations[op.source]
+    if op.saved_units == 0:
         return
-    for g in range(here.columns):
-        delta, unit = units_of_column(call, call.deltas, here, g, rows, first, last)
-        saved, part = saved_of_column(call, here, g, rows, first, last)
-        if here.kind == GROUPED:
+    for g in range(op.columns):
+        delta, unit = units_of_column(call, call.deltas, op, g, rows, first, last)
+        saved, part = saved_of_column(call, op, g, rows, first, last)
+        if op.kind == GROUPED:
             # The deltas of a column are made contiguous, in the room of its saved outputs, for the matrix
             # kernels.
             pass_on(delta, unit, False, part)
             if below.trained > below.weights:
-                n_in, n_out = here.n_in // here.columns, here.n_out // here.columns
-                w = matrix(call.parameters, here.weights + g * n_in * n_out, n_in, n_out)
+                n_in, n_out = op.n_in // op.columns, op.n_out // op.columns
+                w = matrix(call.parameters, op.weights + g * n_in * n_out, n_in, n_out)
                 by_x = column_of(memory, call.deltas, below.units, g, rows, n_in)
                 scratch = part_of(memory, call.scratch, call.scratch_length, worker)
                 input_gradient_rows(saved, w, by_x, by_x, first, last, False, scratch)
-        elif here.kind == PERIODIC:
-            if here.trained > here.biases:
+        elif op.kind == PERIODIC:
+            if op.trained > op.biases:
                 cosines_gradient(vector(delta, 0, delta.size), vector(part, 0, part.size))
             else:
-                out, _ = units_of_column(call, call.activations, here, g, rows, first, last)
+                out, _ = units_of_column(call, call.activations, op, g, rows, first, last)
                 sinusoids_gradient(delta, out, unit, part)
 
 
 def blocks_step(call, rows, step, number, rate, bias_rate, worker, workers):
     """Write a worker's part of the gradient of an operation on a block, and update: `weights_step`."""
-    memory, here, gradients = call.memory, call.operations[number], call.gradients
-    below = call.operations[here.source]
-    if here.tables > 0:
+    memory, op, gradients = call.memory, call.operations[number], call.gradients
+    below = call.operations[op.source]
+    if op.tables > 0:
         tables_step(call, rows, step, number, rate, worker, workers)
         return
     if worker == 0:
         # The section of the state has no gradient, and a norm or a sum over ranks reads all numbers.
-        clear(span(gradients, here.trained, here.end))
-    first, last = worker_part(here.columns, worker, workers, 1)
-    n_weights, n_biases = parameters_of_column(here)
+        clear(span(gradients, op.trained, op.end))
+    first, last = worker_part(op.columns, worker, workers, 1)
+    n_weights, n_biases = parameters_of_column(op)
     x = output_of(memory, call.activations, call.dropped, below, rows)
     for g in range(first, last):
-        by_weights = vector(gradients, here.weights + g * n_weights, n_weights)
-        by_biases = vector(gradients, here.biases + g * n_biases, n_biases)
+        by_weights = vector(gradients, op.weights + g * n_weights, n_weights)
+        by_biases = vector(gradients, op.biases + g * n_biases, n_biases)
         if rows == 0:
             clear(by_weights)
             clear(by_biases)
             continue
-        delta, _ = saved_of_column(call, here, g, rows, 0, rows)
-        if here.kind == GROUPED:
-            n_in = here.n_in // here.columns
+        delta, _ = saved_of_column(call, op, g, rows, 0, rows)
+        if op.kind == GROUPED:
+            n_in = op.n_in // op.columns
             inputs = column_of(memory, call.activations, below.units, g, rows, n_in)
             out, zero = matrix(by_weights, 0, n_in, n_weights // n_in), delta.dtype.type(0)
             scratch = part_of(memory, call.scratch, call.scratch_length, worker)
             part, update = (0, 0, n_in), (False, zero, zero)
             weight_gradient_rows(inputs, no_order(), delta, out, part, update, out, scratch)
-        elif here.kind == PERIODIC:
+        elif op.kind == PERIODIC:
             frequencies_gradient(x, g, delta, by_weights)
         if n_biases > 0:
             bias_gradient(delta, by_biases)
@@ -167,18 +167,18 @@ def blocks_step(call, rows, step, number, rate, bias_rate, worker, workers):
 
 def update_columns(call, step, number, first, last, rate, bias_rate):
     """Apply the gradients of columns [first, last) of a block's operation."""
-    here, (n_weights, n_biases) = call.operations[number], parameters_of_column(call.operations[number])
-    weights, biases, n = here.weights + first * n_weights, here.biases + first * n_biases, last - first
+    op, (n_weights, n_biases) = call.operations[number], parameters_of_column(call.operations[number])
+    weights, biases, n = op.weights + first * n_weights, op.biases + first * n_biases, last - first
     apply_gradients(call, 0, number, step, rate, weights, n * n_weights)
     apply_gradients(call, 1, number, step, bias_rate, biases, n * n_biases)
 
 
 def updates_sparsely(call, number):
     """Return whether a step moves only table rows of the batch."""
-    here, rule = call.operations[number], call.rules[0, number]
+    op, rule = call.operations[number], call.rules[0, number]
     if call.length == 0:  # `update` by itself
-        return (call.table_rows > 0) & ((here.sparse_updates != 0) | rule.sparse_updates)
-    return (here.sparse_updates != 0) | rule.sparse_updates | ((rule.code == SGD) & (not left_whole(call)))
+        return (call.table_rows > 0) & ((op.sparse_updates != 0) | rule.sparse_updates)
+    return (op.sparse_updates != 0) | rule.sparse_updates | ((rule.code == SGD) & (not left_whole(call)))
 
 
 def takes_row(row, worker, workers):
@@ -190,12 +190,12 @@ def takes_row(row, worker, workers):
 
 def tables_step(call, rows, step, number, rate, worker, workers):
     """Add a batch's deltas to the gradients of its table rows, and update these, or all rows."""
-    memory, gradients, here = call.memory, call.gradients, call.operations[number]
-    below = call.operations[here.source]
+    memory, gradients, op = call.memory, call.gradients, call.operations[number]
+    below = call.operations[op.source]
     codes = output_of(memory, call.activations, call.dropped, below, rows)
-    delta, sparse_update = units_of(memory, call.deltas, here, rows), updates_sparsely(call, number)
-    for column in range(here.tables):
-        table = call.tables[here.column + column]
+    delta, sparse_update = units_of(memory, call.deltas, op, rows), updates_sparsely(call, number)
+    for column in range(op.tables):
+        table = call.tables[op.column + column]
         if sparse_update and not left_whole(call):
             sparse_table_step(call, codes, delta, step, number, column, rate, worker, workers)
             continue
@@ -224,11 +224,11 @@ def sparse_table_step(call, codes, delta, step, number, column, rate, worker, wo
     codes (rows, columns) : of the batch
     delta (rows, units) : where a row comes more than once, the first of its deltas becomes their sum
     """
-    here, rule, rows = call.operations[number], call.rules[0, number], len(codes)
-    entry = call.tables[here.column + column]
+    op, rule, rows = call.operations[number], call.rules[0, number], len(codes)
+    entry = call.tables[op.column + column]
     start, height, width, unit = entry.start, entry.levels + 1, entry.width, entry.unit
     marks = vector(call.row_marks, entry.mark, height)
-    some, found = vector(call.row_numbers, (call.batch + APART // 8) * worker, rows), 0
+    numbers, listed = vector(call.row_numbers, (call.batch + APART // 8) * worker, rows), 0
     table, moments = matrix(call.parameters, start, height, width), call.moments
     for i in range(rows):
         row = table_row(codes[i, column], height - 1)
@@ -239,16 +239,16 @@ def sparse_table_step(call, codes, delta, step, number, column, rate, worker, wo
                     delta[earlier - 1, unit + j] += delta[i, unit + j]
             else:
                 # The mark is 1 + the batch's row with the sum, so that 0 says that the row has not come yet.
-                marks[row], some[found] = i + 1, row
+                marks[row], numbers[listed] = i + 1, row
                 # Rows of a large table are in memory: they are fetched while the batch is searched.
                 prefetch_row(table, row)
                 for m in range(rule.moments):
                     prefetch_row(matrix(moments, m * moments.shape[1] + start, height, width), row)
-                found += 1
+                listed += 1
     slices, together = call.slices + worker * call.slice_length, rows_at_a_step(call, rule, width)
-    for t in range(0, found, together):
-        count = lesser(together, found - t)
-        part, g = vector(some, t, count), matrix(call.memory, slices, count, width)
+    for t in range(0, listed, together):
+        count = lesser(together, listed - t)
+        part, g = vector(numbers, t, count), matrix(call.memory, slices, count, width)
         for k in range(count):
             i = marks[part[k]] - 1
             # Marks are 0 again after a step, without a pass over the whole table.
@@ -262,11 +262,11 @@ def sparse_table_step(call, codes, delta, step, number, column, rate, worker, wo
 
 def update_blocks(call, step, number, rate, bias_rate, worker, workers):
     """Apply the worker's part of the gradient of a block's operation."""
-    here, sparse_update = call.operations[number], updates_sparsely(call, number)
-    if here.tables == 0:
-        first, last = worker_part(here.columns, worker, workers, 1)
+    op, sparse_update = call.operations[number], updates_sparsely(call, number)
+    if op.tables == 0:
+        first, last = worker_part(op.columns, worker, workers, 1)
         update_columns(call, step, number, first, last, rate, bias_rate)
-    for at in range(here.column, here.column + here.tables):
+    for at in range(op.column, op.column + op.tables):
         table = call.tables[at]
         first, last = worker_part(table.levels + 1, worker, workers, TOGETHER)
         if not sparse_update:

@@ -39,98 +39,98 @@ SHARED_UNITS = 32
 
 def operation_forward(call, start, rows, number, first, last):
     """Take rows [first, last) through an operation: `rows_forward`."""
-    operations, memory, here = call.operations, call.memory, call.operations[number]
-    if here.joined != 0:
+    operations, memory, op = call.operations, call.memory, call.operations[number]
+    if op.joined != 0:
         return
-    buffer = chosen(here.gives_logits != 0, call.logits, call.activations)
-    out = rows_of(units_of(memory, buffer, here, rows), first, last)
-    if here.fused > 0:
-        z = rows_of(units_of(memory, call.logits, here, rows), first, last)
-        a = rows_of(units_of(memory, call.activations, here, rows), first, last)
-        fused_forward(here.kind, operations, number, call.parameters, z, a)
+    buffer = chosen(op.gives_logits != 0, call.logits, call.activations)
+    out = rows_of(units_of(memory, buffer, op, rows), first, last)
+    if op.fused > 0:
+        z = rows_of(units_of(memory, call.logits, op, rows), first, last)
+        a = rows_of(units_of(memory, call.activations, op, rows), first, last)
+        fused_forward(op.kind, operations, number, call.parameters, z, a)
         return
-    if here.source < 0:
+    if op.source < 0:
         source, order = inputs_of(call, start, rows)
-        gather(source, order, first, here.column, out)
+        gather(source, order, first, op.column, out)
         return
-    below, second = operations[here.source], operations[chosen(here.other < 0, here.source, here.other)]
+    below, second = operations[op.source], operations[chosen(op.other < 0, op.source, op.other)]
     x = rows_of(output_of(memory, call.activations, call.dropped, below, rows), first, last)
-    if here.kind == ACTIVATION:
-        activate(here.activation, x, out)
+    if op.kind == ACTIVATION:
+        activate(op.activation, x, out)
         return
-    gain = span(call.parameters, here.weights, here.biases)
-    shift = span(call.parameters, here.biases, here.trained)
-    middle = here.trained + here.n_out
-    if here.kind == BATCH_NORM:
-        mean, factor = span(call.gradients, here.trained, middle), span(call.gradients, middle, here.end)
+    gain = span(call.parameters, op.weights, op.biases)
+    shift = span(call.parameters, op.biases, op.trained)
+    middle = op.trained + op.n_out
+    if op.kind == BATCH_NORM:
+        mean, factor = span(call.gradients, op.trained, middle), span(call.gradients, middle, op.end)
         normalise_columns(x, mean, factor, gain, shift, out)
         return
-    if here.kind == FIXED_NORM:
-        mean, variance = span(call.parameters, here.trained, middle), span(call.parameters, middle, here.end)
-        normalise_fixed(x, mean, variance, here.epsilon, gain, shift, out)
+    if op.kind == FIXED_NORM:
+        mean, variance = span(call.parameters, op.trained, middle), span(call.parameters, middle, op.end)
+        normalise_fixed(x, mean, variance, op.epsilon, gain, shift, out)
         return
     other = rows_of(output_of(memory, call.activations, call.dropped, second, rows), first, last)
     # The first source is there already. With dropout its output is in another buffer, and both are added.
-    if here.kind == ADD and stands_in_place(here, below) and below.dropout == 0:
+    if op.kind == ADD and stands_in_place(op, below) and below.dropout == 0:
         pass_on(other, 0, True, out)
         return
-    k, numbers = here.subrows, numbers_of(here)
-    saved = rows_of(saved_of(memory, call.logits, here, rows), first * k, last * k)
+    k, numbers = op.subrows, numbers_of(op)
+    saved = rows_of(saved_of(memory, call.logits, op, rows), first * k, last * k)
     x, other = subrows_of(x, k, below.width // k), subrows_of(other, k, second.width // k)
-    out = subrows_of(out, k, here.n_out)
-    operate(here.kind, numbers, k, here.second, gain, shift, x, other, saved, out)
+    out = subrows_of(out, k, op.n_out)
+    operate(op.kind, numbers, k, op.second, gain, shift, x, other, saved, out)
 
 
-def stands_in_place(here, below):
+def stands_in_place(op, below):
     """Return whether a sum is in place: in the memory of its first source, whose delta is the sum's."""
-    return here.units == below.units
+    return op.units == below.units
 
 
 def operation_backward(call, rows, of_all, number, first, last):
     """Write, or add to, the deltas of an operation's sources: `rows_backward`."""
-    operations, memory, here = call.operations, call.memory, call.operations[number]
-    if here.joined != 0:
+    operations, memory, op = call.operations, call.memory, call.operations[number]
+    if op.joined != 0:
         return
-    delta = rows_of(units_of(memory, call.deltas, here, rows), first, last)
-    if here.fused > 0:
-        z = rows_of(units_of(memory, call.logits, here, rows), first, last)
+    delta = rows_of(units_of(memory, call.deltas, op, rows), first, last)
+    if op.fused > 0:
+        z = rows_of(units_of(memory, call.logits, op, rows), first, last)
         sums = span(memory, call.part_sums, call.length)
-        fused_backward(here.kind, operations, number, call.parameters, z, first, parts_of(rows), sums, delta)
+        fused_backward(op.kind, operations, number, call.parameters, z, first, parts_of(rows), sums, delta)
         return
-    below, second = operations[here.source], operations[chosen(here.other < 0, here.source, here.other)]
+    below, second = operations[op.source], operations[chosen(op.other < 0, op.source, op.other)]
     x = rows_of(output_of(memory, call.activations, call.dropped, below, rows), first, last)
     by_source = rows_of(units_of(memory, call.deltas, below, rows), first, last)
     by_other = rows_of(units_of(memory, call.deltas, second, rows), first, last)
-    kind = here.kind
+    kind = op.kind
     if kind == ACTIVATION:
-        a = rows_of(units_of(memory, call.activations, here, rows), first, last)
-        activate_gradient(here.activation, x, a, delta)
+        a = rows_of(units_of(memory, call.activations, op, rows), first, last)
+        activate_gradient(op.activation, x, a, delta)
         # The delta is by the source now: what is left is to add it there.
         kind = COPY
-    gain, middle = span(call.parameters, here.weights, here.biases), here.trained + here.n_out
+    gain, middle = span(call.parameters, op.weights, op.biases), op.trained + op.n_out
     if kind == BATCH_NORM:
-        mean, factor = span(call.gradients, here.trained, middle), span(call.gradients, middle, here.end)
-        by_gain = span(call.gradients, here.weights, here.biases)
-        by_shift = span(call.gradients, here.biases, here.trained)
-        count, adds = x.dtype.type(of_all), here.adds != 0
+        mean, factor = span(call.gradients, op.trained, middle), span(call.gradients, middle, op.end)
+        by_gain = span(call.gradients, op.weights, op.biases)
+        by_shift = span(call.gradients, op.biases, op.trained)
+        count, adds = x.dtype.type(of_all), op.adds != 0
         normalise_columns_gradient(x, mean, factor, gain, by_gain, by_shift, count, delta, adds, by_source)
         return
     if kind == FIXED_NORM:
-        variance = span(call.parameters, middle, here.end)
-        normalise_fixed_gradient(variance, here.epsilon, gain, delta, here.adds != 0, by_source)
+        variance = span(call.parameters, middle, op.end)
+        normalise_fixed_gradient(variance, op.epsilon, gain, delta, op.adds != 0, by_source)
         return
-    adding = here.adds != 0, here.adds_other != 0
+    adding = op.adds != 0, op.adds_other != 0
     # The first source's delta is this memory: only the other source gets a copy.
-    if kind == ADD and stands_in_place(here, below):
-        pass_on(delta, 0, here.adds_other != 0, by_other)
+    if kind == ADD and stands_in_place(op, below):
+        pass_on(delta, 0, op.adds_other != 0, by_other)
         return
-    k, numbers, n_other = here.subrows, numbers_of(here), second.width // here.subrows
+    k, numbers, n_other = op.subrows, numbers_of(op), second.width // op.subrows
     other = rows_of(output_of(memory, call.activations, call.dropped, second, rows), first, last)
-    saved = rows_of(saved_of(memory, call.logits, here, rows), first * k, last * k)
+    saved = rows_of(saved_of(memory, call.logits, op, rows), first * k, last * k)
     x, by_source = subrows_of(x, k, below.width // k), subrows_of(by_source, k, below.width // k)
     other, by_other = subrows_of(other, k, n_other), subrows_of(by_other, k, n_other)
-    delta = subrows_of(delta, k, here.n_out)
-    operate_gradient(kind, numbers, k, here.second, gain, x, other, saved, delta, adding, by_source, by_other)
+    delta = subrows_of(delta, k, op.n_out)
+    operate_gradient(kind, numbers, k, op.second, gain, x, other, saved, delta, adding, by_source, by_other)
 
 
 def whole_sums(call, step, first, last, worker, workers):
@@ -148,82 +148,82 @@ def whole_forward(call, rows, of_all, step, number, moves, worker, workers):
     moves : whether the running state is moved
     """
     # Means and factors stay in call.gradients, in the section of the state, until the end of the step.
-    here = call.operations[number]
-    below, middle = call.operations[here.source], here.trained + here.n_out
+    op = call.operations[number]
+    below, middle = call.operations[op.source], op.trained + op.n_out
     # A worker's units are sums over the rows of all workers.
     wait(call.barrier, worker, workers)
-    first, last = worker_part(here.n_out, worker, workers, SHARED_UNITS)
+    first, last = worker_part(op.n_out, worker, workers, SHARED_UNITS)
     x = output_of(call.memory, call.activations, call.dropped, below, rows)
     count = x.dtype.type(of_all)
-    mean = span(call.gradients, here.trained + first, here.trained + last)
+    mean = span(call.gradients, op.trained + first, op.trained + last)
     factor = span(call.gradients, middle + first, middle + last)
-    running = span(call.parameters, here.trained + first, here.trained + last)
+    running = span(call.parameters, op.trained + first, op.trained + last)
     spread = span(call.parameters, middle + first, middle + last)
     unit_sums(x, first, mean)
     if call.summing > 0:
-        whole_sums(call, step, here.trained, middle, worker, workers)
+        whole_sums(call, step, op.trained, middle, worker, workers)
     # Distances from the finished mean: E[x^2] - E[x]^2 would cancel.
     unit_distances(x, first, count, mean, factor)
     if call.summing > 0:
-        whole_sums(call, step, middle, here.end, worker, workers)
+        whole_sums(call, step, middle, op.end, worker, workers)
     # Ranks move the same running state: each has the sums of all rows.
-    unit_factors(count, here.epsilon, here.momentum * moves, mean, factor, running, spread)
+    unit_factors(count, op.epsilon, op.momentum * moves, mean, factor, running, spread)
     # Rows go on with the factors of all workers' units.
     wait(call.barrier, worker, workers)
 
 
 def whole_backward(call, rows, step, number, worker, workers):
     """Sum the gradients of a batch norm's gain and shift, a part of the units for each worker."""
-    here = call.operations[number]
-    below, middle = call.operations[here.source], here.trained + here.n_out
+    op = call.operations[number]
+    below, middle = call.operations[op.source], op.trained + op.n_out
     wait(call.barrier, worker, workers)
-    first, last = worker_part(here.n_out, worker, workers, SHARED_UNITS)
+    first, last = worker_part(op.n_out, worker, workers, SHARED_UNITS)
     if first < last:
         x = output_of(call.memory, call.activations, call.dropped, below, rows)
-        delta = units_of(call.memory, call.deltas, here, rows)
-        mean = span(call.gradients, here.trained + first, here.trained + last)
+        delta = units_of(call.memory, call.deltas, op, rows)
+        mean = span(call.gradients, op.trained + first, op.trained + last)
         factor = span(call.gradients, middle + first, middle + last)
-        by_gain = span(call.gradients, here.weights + first, here.weights + last)
-        by_shift = span(call.gradients, here.biases + first, here.biases + last)
+        by_gain = span(call.gradients, op.weights + first, op.weights + last)
+        by_shift = span(call.gradients, op.biases + first, op.biases + last)
         column_gradients(x, first, mean, factor, delta, by_gain, by_shift)
-    whole_sums(call, step, here.weights, here.trained, worker, workers)
+    whole_sums(call, step, op.weights, op.trained, worker, workers)
 
 
 def vectors_step(call, rows, step, number, rate, bias_rate):
     """Write the gradients of an operation's gain and shift; update both."""
-    here, memory = call.operations[number], call.memory
-    if here.end == here.weights:
+    op, memory = call.operations[number], call.memory
+    if op.end == op.weights:
         return
-    if here.is_fused != 0:
+    if op.is_fused != 0:
         fused_step(call, rows, number)
         if not left_whole(call):
             update_vectors(call, step, number, rate, bias_rate)
         return
-    operations, below = call.operations, call.operations[here.source]
-    second = operations[chosen(here.other < 0, here.source, here.other)]
-    of_gain = span(call.gradients, here.weights, here.biases)
-    of_shift = span(call.gradients, here.biases, here.trained)
-    if here.kind == BATCH_NORM:  # `whole_backward` has written both, of all ranks, of which one counts
-        clear(span(call.gradients, chosen(call.leads > 0, here.trained, here.weights), here.end))
+    operations, below = call.operations, call.operations[op.source]
+    second = operations[chosen(op.other < 0, op.source, op.other)]
+    of_gain = span(call.gradients, op.weights, op.biases)
+    of_shift = span(call.gradients, op.biases, op.trained)
+    if op.kind == BATCH_NORM:  # `whole_backward` has written both, of all ranks, of which one counts
+        clear(span(call.gradients, chosen(call.leads > 0, op.trained, op.weights), op.end))
     elif rows > 0:
-        gain = span(call.parameters, here.weights, here.biases)
+        gain = span(call.parameters, op.weights, op.biases)
         x = output_of(memory, call.activations, call.dropped, below, rows)
-        delta, middle = units_of(memory, call.deltas, here, rows), here.trained + here.n_out
-        if here.kind == FIXED_NORM:
-            mean = span(call.parameters, here.trained, middle)
-            variance = span(call.parameters, middle, here.end)
-            fixed_gain_gradient(x, mean, variance, here.epsilon, delta, of_gain)
-            clear(span(call.gradients, here.trained, here.end))
+        delta, middle = units_of(memory, call.deltas, op, rows), op.trained + op.n_out
+        if op.kind == FIXED_NORM:
+            mean = span(call.parameters, op.trained, middle)
+            variance = span(call.parameters, middle, op.end)
+            fixed_gain_gradient(x, mean, variance, op.epsilon, delta, of_gain)
+            clear(span(call.gradients, op.trained, op.end))
         else:
-            k = here.subrows
-            saved = saved_of(memory, call.logits, here, rows)
-            x, delta = subrows_of(x, k, below.width // k), subrows_of(delta, k, here.n_out)
+            k = op.subrows
+            saved = saved_of(memory, call.logits, op, rows)
+            x, delta = subrows_of(x, k, below.width // k), subrows_of(delta, k, op.n_out)
             other = output_of(memory, call.activations, call.dropped, second, rows)
-            other, numbers = subrows_of(other, k, second.width // k), numbers_of(here)
-            gain_gradient(here.kind, numbers, k, here.second, gain, x, other, saved, delta, of_gain)
+            other, numbers = subrows_of(other, k, second.width // k), numbers_of(op)
+            gain_gradient(op.kind, numbers, k, op.second, gain, x, other, saved, delta, of_gain)
     else:
         clear(of_gain)
-    if len(of_shift) > 0 and here.kind != BATCH_NORM:
+    if len(of_shift) > 0 and op.kind != BATCH_NORM:
         biases_step(call, rows, number, of_shift)
     if not left_whole(call):
         update_vectors(call, step, number, rate, bias_rate)
@@ -231,22 +231,22 @@ def vectors_step(call, rows, step, number, rate, bias_rate):
 
 def fused_step(call, rows, number):
     """Write the gradients of an operation of a fused chain from the parts' sums of `fused_backward`."""
-    here, parts = call.operations[number], parts_of(rows)
-    found = span(call.gradients, here.weights, here.trained)
+    op, parts = call.operations[number], parts_of(rows)
+    out = span(call.gradients, op.weights, op.trained)
     if rows > 0:
-        bias_gradient(matrix(call.memory, call.part_sums + here.sums * parts, parts, len(found)), found)
+        bias_gradient(matrix(call.memory, call.part_sums + op.sums * parts, parts, len(out)), out)
     else:
-        clear(found)
+        clear(out)
     # The chain sums both; a shift without training must not move.
-    if not here.trains_bias:
-        clear(span(call.gradients, here.biases, here.trained))
+    if not op.trains_bias:
+        clear(span(call.gradients, op.biases, op.trained))
 
 
 def update_vectors(call, step, number, rate, bias_rate):
     """Apply the gradients of an operation's gain and shift."""
-    here = call.operations[number]
-    apply_gradients(call, 0, number, step, rate, here.weights, here.biases - here.weights)
-    apply_gradients(call, 1, number, step, bias_rate, here.biases, here.trained - here.biases)
+    op = call.operations[number]
+    apply_gradients(call, 0, number, step, rate, op.weights, op.biases - op.weights)
+    apply_gradients(call, 1, number, step, bias_rate, op.biases, op.trained - op.biases)
 
 
 # --- batch norms: statistics down the columns of a batch, and normalised numbers --------------------------

@@ -77,7 +77,7 @@ def backward(call, worker, workers):
 
 def input_backward(call, worker, workers):
     """Take deltas from the outputs back to the inputs, as `backward` does, and leave call.gradients alone."""
-    here, memory, rows = call.operations[0], call.memory, call.samples
+    op, memory, rows = call.operations[0], call.memory, call.samples
     first, last = worker_part(rows, worker, workers, LOSS_ROWS)
     block, end = block_of(call), call.depth
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
@@ -91,9 +91,9 @@ def input_backward(call, worker, workers):
     if call.by_inputs_rows > 0:
         for at in range(first, last, block):
             stop = lesser(at + block, last)
-            delta, out = units_of(memory, call.deltas, here, rows), call.by_inputs
-            if here.kind == DENSE:
-                w = weights_of(call.parameters, here)
+            delta, out = units_of(memory, call.deltas, op, rows), call.by_inputs
+            if op.kind == DENSE:
+                w = weights_of(call.parameters, op)
                 input_gradient_rows(delta, w, out, out, at, stop, False, scratch)
             else:  # the copy of the inputs
                 pass_on(rows_of(delta, at, stop), 0, False, rows_of(out, at, stop))
@@ -112,14 +112,14 @@ def loss_backward(call, worker, workers):
         for i in range(rows):
             total, read = 0.0, square_sum(vector(call.inputs, (at + i) * n_in, n_in))
             for number in range(depth):
-                here = operations[number]
-                offset = here.units * rows + i * here.n_out
-                delta = square_sum(vector(memory, call.deltas + offset, here.n_out))
+                op = operations[number]
+                offset = op.units * rows + i * op.n_out
+                delta = square_sum(vector(memory, call.deltas + offset, op.n_out))
                 # The gradient of a sample is the outer product of its inputs and deltas: its squared norm is
                 # the product of theirs, and the matrix is never formed.
-                total += delta * (read + (here.trains_bias != 0))
+                total += delta * (read + (op.trains_bias != 0))
                 if number + 1 < depth:
-                    read = square_sum(vector(memory, call.activations + offset, here.n_out))
+                    read = square_sum(vector(memory, call.activations + offset, op.n_out))
             call.losses[at + i] = total
 
 
@@ -131,20 +131,20 @@ def forward_in_columns(call, at, rows, worker):
     below = matrix(memory, call.batch_inputs, call.n_in, rows)
     copy_transposed(rows_of(call.inputs, at, at + rows), below, 0, 1)
     for number in range(call.depth):
-        here = call.operations[number]
-        z = units_in_columns(memory, call.logits, here, rows)
-        a = units_in_columns(memory, call.activations, here, rows)
+        op = call.operations[number]
+        z = units_in_columns(memory, call.logits, op, rows)
+        a = units_in_columns(memory, call.activations, op, rows)
         # z = W' x: with samples in columns a forward product is the kernel of weight gradients.
-        weight_gradient(weights_of(parameters, here), below, scratch, z)
-        add_to_rows(biases_of(parameters, here), z)
-        if here.activation == SOFTMAX:
+        weight_gradient(weights_of(parameters, op), below, scratch, z)
+        add_to_rows(biases_of(parameters, op), z)
+        if op.activation == SOFTMAX:
             # Softmax goes over a sample's outputs, which lie in a column here: it is computed on rows.
-            turned = matrix(memory, call.batch_targets, rows, here.n_out)
+            turned = matrix(memory, call.batch_targets, rows, op.n_out)
             copy_transposed(z, turned, 0, 1)
-            activate(here.activation, turned, turned)
+            activate(op.activation, turned, turned)
             copy_transposed(turned, a, 0, 1)
         else:
-            activate(here.activation, z, a)
+            activate(op.activation, z, a)
         below = a
 
 
@@ -159,11 +159,11 @@ def backward_in_columns(call, above, rows, worker, out):
     affine(weights_of(call.parameters, above), delta, nothing, scratch, out)
 
 
-def slope_in_columns(call, here, rows, delta):
+def slope_in_columns(call, op, rows, delta):
     """delta *= the slopes of an operation's activation, of samples in columns."""
-    z = units_in_columns(call.memory, call.logits, here, rows)
-    a = units_in_columns(call.memory, call.activations, here, rows)
-    activate_gradient(here.activation, z, a, delta)
+    z = units_in_columns(call.memory, call.logits, op, rows)
+    a = units_in_columns(call.memory, call.activations, op, rows)
+    activate_gradient(op.activation, z, a, delta)
 
 
 def jacobian(call, worker, workers):
@@ -185,10 +185,10 @@ def jacobian(call, worker, workers):
                 of_z, of_a = rows_of(z, output, output + 1), rows_of(a, output, output + 1)
                 activate_gradient(above.activation, of_z, of_a, of_output)
             for number in range(last, 0, -1):
-                here = operations[number - 1]
-                out = units_in_columns(memory, call.deltas, here, rows)
+                op = operations[number - 1]
+                out = units_in_columns(memory, call.deltas, op, rows)
                 backward_in_columns(call, operations[number], rows, worker, out)
-                slope_in_columns(call, here, rows, out)
+                slope_in_columns(call, op, rows, out)
             backward_in_columns(call, operations[0], rows, worker, inputs)
             copy_transposed(inputs, call.by_inputs, at * call.n_out + output, call.n_out)
 
@@ -207,28 +207,28 @@ def push_in_columns(call, at, direction, rows, worker):
     if direction < 0:
         copy_transposed(rows_of(call.tangents, at, at + rows), below, 0, 1)
     for number in range(call.depth):
-        here = operations[number]
-        tangent = units_in_columns(memory, call.deltas, here, rows)
+        op = operations[number]
+        tangent = units_in_columns(memory, call.deltas, op, rows)
         if number > 0 or direction < 0:
-            weight_gradient(weights_of(parameters, here), below, scratch, tangent)
+            weight_gradient(weights_of(parameters, op), below, scratch, tangent)
         else:
             # Along one input the tangents are a row of the weights, the same for all samples.
             clear(vector(tangent, 0, tangent.size))
-            add_to_rows(vector(parameters, here.weights + direction * here.n_out, here.n_out), tangent)
-        below = matrix(memory, spare_of(call, rows), here.n_out, rows)
+            add_to_rows(vector(parameters, op.weights + direction * op.n_out, op.n_out), tangent)
+        below = matrix(memory, spare_of(call, rows), op.n_out, rows)
         pass_on(tangent, 0, False, below)
-        slope_in_columns(call, here, rows, below)
+        slope_in_columns(call, op, rows, below)
 
 
 def jvp(call, worker, workers):
     """Write the Jacobian of each sample of a chain times its row of call.tangents to call.out."""
     rows = COLUMN_BYTES // call.memory.itemsize
-    found = matrix(call.memory, spare_of(call, rows), call.n_out, rows)
+    columns = matrix(call.memory, spare_of(call, rows), call.n_out, rows)
     for start in range(0, call.samples, rows):
         at = lesser(start, call.samples - rows)
         forward_in_columns(call, at, rows, worker)
         push_in_columns(call, at, -1, rows, worker)
-        copy_transposed(found, call.out, at, 1)
+        copy_transposed(columns, call.out, at, 1)
 
 
 def hessian(call, worker, workers):
@@ -245,16 +245,16 @@ def hessian(call, worker, workers):
         copy_transposed(rows_of(call.by_outputs, at, at + rows), asked, 0, 1)
         pass_on(asked, 0, False, units_in_columns(memory, call.deltas, above, rows))
         for number in range(last, -1, -1):
-            here = operations[number]
-            delta = units_in_columns(memory, call.deltas, here, rows)
-            curvature = units_in_columns(memory, call.dropped, here, rows)
+            op = operations[number]
+            delta = units_in_columns(memory, call.deltas, op, rows)
+            curvature = units_in_columns(memory, call.dropped, op, rows)
             if number < last:
                 backward_in_columns(call, operations[number + 1], rows, worker, delta)
             pass_on(delta, 0, False, curvature)
-            z = units_in_columns(memory, call.logits, here, rows)
-            a = units_in_columns(memory, call.activations, here, rows)
-            activate_gradient(here.curvature, z, a, curvature)
-            slope_in_columns(call, here, rows, delta)
+            z = units_in_columns(memory, call.logits, op, rows)
+            a = units_in_columns(memory, call.activations, op, rows)
+            activate_gradient(op.curvature, z, a, curvature)
+            slope_in_columns(call, op, rows, delta)
             if number == last:
                 # Outputs that are not asked for may have an infinite slope, and 0 * inf is NaN.
                 clear_unasked(asked, 0, 1, delta)
@@ -262,14 +262,14 @@ def hessian(call, worker, workers):
         for direction in range(directions):
             push_in_columns(call, at, chosen(directions > 1, direction, -1), rows, worker)
             for number in range(last, -1, -1):
-                here = operations[number]
-                delta = units_in_columns(memory, call.deltas, here, rows)
-                slopes = matrix(memory, spare_of(call, rows), here.n_out, rows)
+                op = operations[number]
+                delta = units_in_columns(memory, call.deltas, op, rows)
+                slopes = matrix(memory, spare_of(call, rows), op.n_out, rows)
                 if number < last:
                     backward_in_columns(call, operations[number + 1], rows, worker, slopes)
-                    slope_in_columns(call, here, rows, slopes)
+                    slope_in_columns(call, op, rows, slopes)
                 # The curvature of the layer stands in the buffer of dropout, which derivatives do not need.
-                bend(units_in_columns(memory, call.dropped, here, rows), slopes, number < last, delta)
+                bend(units_in_columns(memory, call.dropped, op, rows), slopes, number < last, delta)
             backward_in_columns(call, operations[0], rows, worker, inputs)
             copy_transposed(inputs, call.by_inputs, at * directions + direction, directions)
 
@@ -278,10 +278,10 @@ def penalize(call, worker, workers):
     """Add the derivative of the penalties to call.gradients; call.totals has the weight of the batch."""
     operations, factor = call.operations, penalty_factor(call.objective.shared_penalty, call.totals[0])
     for number in range(len(operations)):
-        here = operations[number]
-        if here.kind == DENSE:
-            w, dw = weights_of(call.parameters, here), weights_of(call.gradients, here)
-            penalty_gradient(here.l1 * factor, here.l2 * factor, w, dw)
+        op = operations[number]
+        if op.kind == DENSE:
+            w, dw = weights_of(call.parameters, op), weights_of(call.gradients, op)
+            penalty_gradient(op.l1 * factor, op.l2 * factor, w, dw)
 
 
 # --- loops over samples in columns --------------------------------------------------------------------------
@@ -295,9 +295,9 @@ def softmax_slopes(a, output, is_softmax, delta):
     of_output = vector(a, output * rows, rows)
     for j in range(units):
         is_output = one if j == output else a.dtype.type(0)
-        probability, found = vector(a, j * rows, rows), vector(delta, j * rows, rows)
+        probability, slopes = vector(a, j * rows, rows), vector(delta, j * rows, rows)
         for i in range(rows):
-            found[i] = of_output[i] * (is_output - probability[i]) if is_softmax else is_output
+            slopes[i] = of_output[i] * (is_output - probability[i]) if is_softmax else is_output
 
 
 def add_to_rows(b, out):
@@ -333,8 +333,8 @@ def square_sum(x):
     total = Running(Symbol(build, v.zero))
 
     def add(i, mask):
-        some = Symbol(build, v.load(v.shift(x.data, i * v.itemsize), mask))
-        total.value = fma(some, some, total.value)
+        element = Symbol(build, v.load(v.shift(x.data, i * v.itemsize), mask))
+        total.value = fma(element, element, total.value)
 
     v.over(x.units, add)
     found = folded(build, total.value, lambda a, b: a + b).value

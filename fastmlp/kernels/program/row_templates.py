@@ -44,9 +44,9 @@ def sparse_inputs_of(call, start, rows):
     return call.indptr, vector(call.order, start, rows)
 
 
-def sparse_in_of(call, here):
+def sparse_in_of(call, op):
     """Return how many inputs of a product, the last inputs, are columns of sparse rows."""
-    return chosen(call.bounds > 0, here.sparse_in, 0)
+    return chosen(call.bounds > 0, op.sparse_in, 0)
 
 
 def part_after(call, begin):
@@ -108,43 +108,43 @@ def rows_forward(call, start, rows, first, last, begin, end, step, worker):
         gather(call.inputs, call.order, start + first, 0, part)
     source, order = inputs_of(call, start, rows)
     for number in range(begin, end):
-        here = operations[number]
-        a = rows_of(units_of(memory, call.activations, here, rows), first, last)
-        if here.kind == DENSE:
-            w, b = weights_of(parameters, here), biases_of(parameters, here)
-            hidden, dense_in = here.gives_logits == 0, here.n_in - sparse_in_of(call, here)
-            both = (dense_in > 0) & (dense_in < here.n_in)
+        op = operations[number]
+        a = rows_of(units_of(memory, call.activations, op, rows), first, last)
+        if op.kind == DENSE:
+            w, b = weights_of(parameters, op), biases_of(parameters, op)
+            hidden, dense_in = op.gives_logits == 0, op.n_in - sparse_in_of(call, op)
+            both = (dense_in > 0) & (dense_in < op.n_in)
             # A relu may end the tiles only if no sparse columns are added afterwards.
-            relu = hidden & (here.activation == RELU) & (not both)
-            joined = here.joined != 0
-            ended = relu | (hidden & (here.activation == IDENTITY) & (not joined))
+            relu = hidden & (op.activation == RELU) & (not both)
+            joined = op.joined != 0
+            ended = relu | (hidden & (op.activation == IDENTITY) & (not joined))
             # A product that needs no further pass is stored as the activations at once. A fused chain begins
             # with the logits, and its last operation stores activations.
-            z = units_of(memory, chosen(ended, call.activations, call.logits), here, rows)
+            z = units_of(memory, chosen(ended, call.activations, call.logits), op, rows)
             if dense_in > 0:
                 if number > 0:
-                    below, order = operations[here.source], no_order()
+                    below, order = operations[op.source], no_order()
                     source = output_of(memory, call.activations, call.dropped, below, rows)
-                k = here.subrows
-                x, out = subrows_of(source, k, dense_in), subrows_of(z, k, here.n_out)
+                k = op.subrows
+                x, out = subrows_of(source, k, dense_in), subrows_of(z, k, op.n_out)
                 affine_rows(x, order, rows_of(w, 0, dense_in), b, out, first * k, last * k, relu, scratch)
-            if dense_in < here.n_in:
-                indptr, some = sparse_inputs_of(call, start + first, last - first)
+            if dense_in < op.n_in:
+                indptr, row_order = sparse_inputs_of(call, start + first, last - first)
                 indices, values, part = call.indices, call.values, rows_of(z, first, last)
                 if both:
                     # The dense columns' product has the bias already.
-                    add_sparse_rows(indptr, indices, values, some, rows_of(w, dense_in, here.n_in), part)
+                    add_sparse_rows(indptr, indices, values, row_order, rows_of(w, dense_in, op.n_in), part)
                 else:
-                    affine_sparse_rows(indptr, indices, values, some, w, b, part, relu)
+                    affine_sparse_rows(indptr, indices, values, row_order, w, b, part, relu)
             if hidden and not (ended or joined):
-                activate(here.activation, rows_of(z, first, last), a)
-        elif here.is_block != 0:
+                activate(op.activation, rows_of(z, first, last), a)
+        elif op.is_block != 0:
             block_forward(call, rows, number, first, last, worker)
         else:
             operation_forward(call, start, rows, number, first, last)
-        if here.dropout > 0:
-            dropped = rows_of(units_of(memory, call.dropped, here, rows), first, last)
-            drop_placed(call, start, step, number, first, here.dropout, a, dropped)
+        if op.dropout > 0:
+            dropped = rows_of(units_of(memory, call.dropped, op, rows), first, last)
+            drop_placed(call, start, step, number, first, op.dropout, a, dropped)
 
 
 def drop_placed(call, start, step, number, first, p, a, out):
@@ -170,46 +170,46 @@ def rows_backward(call, start, rows, of_all, first, last, begin, end, step, work
         # Neither the operation nor anything below it trains.
         if not call.rules[0, number].reached:
             continue
-        here, delta = operations[number], units_of(memory, call.deltas, operations[number], rows)
-        dense, part = here.kind == DENSE, rows_of(delta, first, last)
-        if here.dropout > 0:
-            drop_placed(call, start, step, number, first, here.dropout, part, part)
+        op, delta = operations[number], units_of(memory, call.deltas, operations[number], rows)
+        dense, part = op.kind == DENSE, rows_of(delta, first, last)
+        if op.dropout > 0:
+            drop_placed(call, start, step, number, first, op.dropout, part, part)
         # The loss has written derivatives by logits; the product above has multiplied by the relu's
         # derivative (`gates`).
-        if dense and here.gives_logits == 0 and here.gated == 0 and here.activation != IDENTITY:
-            a = rows_of(units_of(memory, call.activations, here, rows), first, last)
-            z = rows_of(units_of(memory, call.logits, here, rows), first, last)
-            activate_gradient(here.activation, z, a, part)
-        if here.is_block != 0:
+        if dense and op.gives_logits == 0 and op.gated == 0 and op.activation != IDENTITY:
+            a = rows_of(units_of(memory, call.activations, op, rows), first, last)
+            z = rows_of(units_of(memory, call.logits, op, rows), first, last)
+            activate_gradient(op.activation, z, a, part)
+        if op.is_block != 0:
             block_backward(call, rows, number, first, last, worker)
             continue
         # The delta below a batch norm needs sums over all rows: `parts_backward` goes on from here.
-        if here.kind == BATCH_NORM or not (is_passed_on(call, number) or here.fused > 0):
+        if op.kind == BATCH_NORM or not (is_passed_on(call, number) or op.fused > 0):
             continue
         if not dense:
             operation_backward(call, rows, of_all, number, first, last)
             continue
-        dense_in, below = here.n_in - sparse_in_of(call, here), operations[here.source]
-        w = rows_of(weights_of(parameters, here), 0, dense_in)
+        dense_in, below = op.n_in - sparse_in_of(call, op), operations[op.source]
+        w = rows_of(weights_of(parameters, op), 0, dense_in)
         a = units_of(memory, call.activations, below, rows)
         by_source = units_of(memory, call.deltas, below, rows)
-        if here.adds == 0:
-            k = here.subrows
-            part = subrows_of(delta, k, here.n_out)
+        if op.adds == 0:
+            k = op.subrows
+            part = subrows_of(delta, k, op.n_out)
             a = subrows_of(a, k, dense_in)
             out = subrows_of(by_source, k, dense_in)
-            input_gradient_rows(part, w, a, out, first * k, last * k, here.gates != 0, scratch)
+            input_gradient_rows(part, w, a, out, first * k, last * k, op.gates != 0, scratch)
         else:
             # Another reader has written to the source's delta: the product is formed apart, and added.
-            added = matrix(memory, call.deltas + here.saved * rows, rows, dense_in)
+            added = matrix(memory, call.deltas + op.saved * rows, rows, dense_in)
             input_gradient_rows(delta, w, a, added, first, last, False, scratch)
             pass_on(rows_of(added, first, last), 0, True, rows_of(by_source, first, last))
 
 
 def is_passed_on(call, number):
     """Return whether the loss's derivative by an operation's source is needed, see `RULE`."""
-    here = call.operations[number]
-    first, other = here.source, here.other
+    op = call.operations[number]
+    first, other = op.source, op.other
     return (first >= 0 and call.rules[0, first].reached) or (other >= 0 and call.rules[0, other].reached)
 
 

@@ -39,9 +39,9 @@ LEAST_SINGLE, LEAST_DOUBLE, FLUSHED_TOGETHER = float(np.finfo("f4").tiny), float
 def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, worker):
     """`weights_step` for the weights of sparse columns [first, last)."""
     # Rows without a non-zero are left out where a step would not change them, or the rule updates sparsely.
-    here, rule, memory = call.operations[number], call.rules[0, number], call.memory
-    n_out, width = here.n_out, last - first
-    before = here.n_in - here.sparse_in
+    op, rule, memory = call.operations[number], call.rules[0, number], call.memory
+    n_out, width = op.n_out, last - first
+    before = op.n_in - op.sparse_in
     apart = left_whole(call)
     stored = apart | (not streams())
     plain = (rule.code == SGD) & (l1 == 0) & (not stored)
@@ -56,13 +56,13 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
     numbers = vector(call.list_numbers, worker * call.terms, call.terms)
     cursors = vector(call.list_cursors, (call.batch + APART // 8) * worker, rows)
     list_columns(
-        (indptr, call.indices, call.values), order, rows, first, last, here.sparse_in, not few,
+        (indptr, call.indices, call.values), order, rows, first, last, op.sparse_in, not few,
         (counts, marks), (columns, starts, samples, numbers), cursors,
     )  # fmt: skip
     listed, every = columns[width], vector(columns, 0, 0)
-    delta = units_of(memory, call.deltas, here, rows)
-    w = rows_of(weights_of(call.parameters, here), before, here.n_in)
-    dw = rows_of(weights_of(call.gradients, here), before, here.n_in)
+    delta = units_of(memory, call.deltas, op, rows)
+    w = rows_of(weights_of(call.parameters, op), before, op.n_in)
+    dw = rows_of(weights_of(call.gradients, op), before, op.n_in)
     layer_rate = rate * rule.rate_factor
     update = plain, w.dtype.type(layer_rate), w.dtype.type(l2)
     if plain:
@@ -76,7 +76,7 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
     slices = call.slices + worker * call.slice_length
     together = chosen(stored, listed + 1, slice_of(call.slice_length, n_out))
     together = chosen(sparse_update, rows_at_a_step(call, rule, n_out), together)
-    behind = here.weights + before * n_out
+    behind = op.weights + before * n_out
     for t in range(0, listed, together):
         count = lesser(together, listed - t)
         at = first + t  # where all columns are listed
@@ -94,13 +94,13 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
         if sparse_update:
             # The rows of the next slice are prefetched while this slice is computed.
             following = lesser(t + 2 * together, listed)
-            some = vector(columns, t, following - t)
-            step_rows(call, rule, step, l1, l2, layer_rate, behind, here.sparse_in, some, g, slices + g.size)
+            ahead = vector(columns, t, following - t)
+            step_rows(call, rule, step, l1, l2, layer_rate, behind, op.sparse_in, ahead, g, slices + g.size)
             continue
         if l1 > 0 or l2 > 0:
             penalty_gradient(l1, l2, rows_of(w, at, at + count), g)
         if not apart:
-            offset = here.weights + (before + at) * n_out
+            offset = op.weights + (before + at) * n_out
             update_part(call, rule, step, layer_rate, offset, vector(g, 0, g.size))
 
 
@@ -116,21 +116,21 @@ def mark_nonzero_columns(call, start, stop):
             nonzero[call.indices[p]] = True
 
 
-def step_neighbours(call, step, number, l1, l2, rate, some, g):
+def step_neighbours(call, step, number, l1, l2, rate, numbers, g):
     """`step_rows` in place: neighbouring rows are taken together."""
     # A batch with non-zeros in 71 % of 20 000 rows took 0.6 of the time, a batch with non-zeros in 39 % took
     # 0.85.
-    here, rule, n_out, t = call.operations[number], call.rules[0, number], g.shape[1], 0
-    before = here.n_in - here.sparse_in
-    w = rows_of(weights_of(call.parameters, here), before, here.n_in)
-    while t < len(some):
+    op, rule, n_out, t = call.operations[number], call.rules[0, number], g.shape[1], 0
+    before = op.n_in - op.sparse_in
+    w = rows_of(weights_of(call.parameters, op), before, op.n_in)
+    while t < len(numbers):
         stop = t + 1
-        while stop < len(some) and some[stop] == some[stop - 1] + 1:
+        while stop < len(numbers) and numbers[stop] == numbers[stop - 1] + 1:
             stop += 1
-        row, rows = some[t], rows_of(g, t, stop)
+        row, rows = numbers[t], rows_of(g, t, stop)
         if l1 > 0 or l2 > 0:
             penalty_gradient(l1, l2, rows_of(w, row, row + stop - t), rows)
-        offset = here.weights + (before + row) * n_out
+        offset = op.weights + (before + row) * n_out
         update_part(call, rule, step, rate, offset, vector(rows, 0, rows.size))
         t = stop
 
@@ -140,23 +140,23 @@ def rows_at_a_step(call, rule, width):
     return call.slice_length // ((2 + rule.moments) * width)
 
 
-def step_rows(call, rule, step, l1, l2, rate, offset, height, some, g, at):
-    """Apply the gradients g (count, width) to the first `count` of some rows of a matrix (height, width).
+def step_rows(call, rule, step, l1, l2, rate, offset, height, numbers, g, at):
+    """Apply the gradients g (count, width) to the first `count` of numbered rows of a matrix (height, width).
 
     offset : the offset of the matrix in the parameters
-    some : int64; after the first `count` come the rows of the next call, which are prefetched
+    numbers : int64; after the first `count` come the rows of the next call, which are prefetched
     at : an offset in memory with room for the rows and their moments
     """
     # Rows and moments are copied side by side, so that the constants of the rule are computed once.
     moments, memory, size = call.moments, call.memory, g.size
     count, width = g.shape
-    columns, w = vector(some, 0, count), matrix(call.parameters, offset, height, width)
+    columns, w = vector(numbers, 0, count), matrix(call.parameters, offset, height, width)
     p = matrix(memory, at, count, width)
-    prefetch_rows(w, some, count, len(some))
+    prefetch_rows(w, numbers, count, len(numbers))
     gather(w, columns, 0, 0, p)
     for m in range(rule.moments):
         every = matrix(moments, m * moments.shape[1] + offset, height, width)
-        prefetch_rows(every, some, count, len(some))
+        prefetch_rows(every, numbers, count, len(numbers))
         gather(every, columns, 0, 0, matrix(memory, at + (1 + m) * size, count, width))
     if l1 > 0 or l2 > 0:
         penalty_gradient(l1, l2, p, g)
@@ -188,13 +188,13 @@ def flush(numbers, one):
     # Most numbers are normal, and reading is twice as fast as writing: numbers are written only where needed.
     least = LEAST_DOUBLE if numbers.itemsize == 8 else LEAST_SINGLE
     for start in range(0, len(numbers), FLUSHED_TOGETHER):
-        some = vector(numbers, start, lesser(FLUSHED_TOGETHER, len(numbers) - start))
-        found = False
-        for i in range(len(some)):
-            found |= abs(some[i]) < least
-        if found:
-            for i in range(len(some)):
-                some[i] *= one
+        block = vector(numbers, start, lesser(FLUSHED_TOGETHER, len(numbers) - start))
+        has_small = False
+        for i in range(len(block)):
+            has_small |= abs(block[i]) < least
+        if has_small:
+            for i in range(len(block)):
+                block[i] *= one
 
 
 # --- lists of each column's non-zeros ------------------------------------------------------------------

@@ -46,26 +46,26 @@ def weights_step(call, start, rows, step, penalised, rate, bias_rate, worker, wo
     operations, gradients, begun = call.operations, call.gradients, 0
     summed = (call.summing > 0) & (call.accumulates == 0)
     for number in range(len(operations)):
-        here, rule = operations[number], call.rules[0, number]
-        n_in, n_out, trained = here.n_in, here.n_out, rule.rate_factor != 0
-        if trained and here.is_block != 0:
+        op, rule = operations[number], call.rules[0, number]
+        n_in, n_out, trained = op.n_in, op.n_out, rule.rate_factor != 0
+        if trained and op.is_block != 0:
             blocks_step(call, rows, step, number, rate, bias_rate, worker, workers)
         elif trained and worker == number % workers:
-            if here.kind != DENSE:
+            if op.kind != DENSE:
                 vectors_step(call, rows, step, number, rate, bias_rate)
             else:
-                db = biases_of(gradients, here)
+                db = biases_of(gradients, op)
                 biases_step(call, rows, number, db)
-                if here.trains_bias and not left_whole(call):
-                    apply_gradients(call, 1, number, step, bias_rate, here.biases, n_out)
-        if here.kind != DENSE:
+                if op.trains_bias and not left_whole(call):
+                    apply_gradients(call, 1, number, step, bias_rate, op.biases, n_out)
+        if op.kind != DENSE:
             if summed:
-                begun = sum_formed(call, step, begun, here.end, worker, workers)
+                begun = sum_formed(call, step, begun, op.end, worker, workers)
             continue
-        sparse_in, top = sparse_in_of(call, here), 0
+        sparse_in, top = sparse_in_of(call, op), 0
         dense_in = n_in - sparse_in
         together = dense_in
-        l1, l2 = here.l1 * penalised, here.l2 * penalised
+        l1, l2 = op.l1 * penalised, op.l2 * penalised
         if summed:
             together = rows_of_bucket(call.together, n_out, dense_in)
         while top < dense_in:  # a range of variable step would divide, which the smallest networks wait for
@@ -75,7 +75,7 @@ def weights_step(call, start, rows, step, penalised, rate, bias_rate, worker, wo
                 layer_step(call, start, rows, step, number, l1, l2, rate, top + first, top + last, worker)
             if summed:
                 # The biases lie behind the matrix, and are summed with its last rows.
-                end = chosen(bottom == n_in, here.end, here.weights + bottom * n_out)
+                end = chosen(bottom == n_in, op.end, op.weights + bottom * n_out)
                 begun = sum_formed(call, step, begun, end, worker, workers)
             top = bottom
         if sparse_in > 0:
@@ -83,7 +83,7 @@ def weights_step(call, start, rows, step, penalised, rate, bias_rate, worker, wo
                 first, last = worker_part(sparse_in, worker, workers, SLICE_ROWS)
                 columns_step(call, start, rows, step, number, l1, l2, rate, first, last, worker)
             if summed:
-                begun = sum_formed(call, step, begun, here.end, worker, workers)
+                begun = sum_formed(call, step, begun, op.end, worker, workers)
 
 
 def sum_formed(call, step, begun, end, worker, workers):
@@ -98,16 +98,16 @@ def sum_formed(call, step, begun, end, worker, workers):
 
 def biases_step(call, rows, number, out):
     """Write the gradient of the biases, or of the shift, of an operation to out (n_out,)."""
-    here = call.operations[number]
-    if rows > 0 and here.trains_bias:
-        bias_gradient(units_of(call.memory, call.deltas, here, rows), out)
+    op = call.operations[number]
+    if rows > 0 and op.trains_bias:
+        bias_gradient(units_of(call.memory, call.deltas, op, rows), out)
     else:
         clear(out)
 
 
 def layer_step(call, start, rows, step, number, l1, l2, rate, first, last, worker):
     """`weights_step` for rows [first, last) of a product's weights."""
-    operations, memory, here = call.operations, call.memory, call.operations[number]
+    operations, memory, op = call.operations, call.memory, call.operations[number]
     rule = call.rules[0, number]
     stored = left_whole(call) | (not streams())  # the whole gradient is written to call.gradients
     plain = (rule.code == SGD) & (l1 == 0) & (not stored)
@@ -115,11 +115,11 @@ def layer_step(call, start, rows, step, number, l1, l2, rate, first, last, worke
     slices = call.slices + worker * call.slice_length
     source, order = inputs_of(call, start, rows)
     if number > 0:
-        below, order = operations[here.source], no_order()
+        below, order = operations[op.source], no_order()
         source = output_of(memory, call.activations, call.dropped, below, rows)
-    source, n_out = subrows_of(source, here.subrows, here.n_in - sparse_in_of(call, here)), here.n_out
-    delta = subrows_of(units_of(memory, call.deltas, here, rows), here.subrows, n_out)
-    w, dw = weights_of(call.parameters, here), weights_of(call.gradients, here)
+    source, n_out = subrows_of(source, op.subrows, op.n_in - sparse_in_of(call, op)), op.n_out
+    delta = subrows_of(units_of(memory, call.deltas, op, rows), op.subrows, n_out)
+    w, dw = weights_of(call.parameters, op), weights_of(call.gradients, op)
     layer_rate = rate * rule.rate_factor
     update = plain, w.dtype.type(layer_rate), w.dtype.type(l2)
     together, at = last - first, first
@@ -140,7 +140,7 @@ def layer_step(call, start, rows, step, number, l1, l2, rate, first, last, worke
             if l1 > 0 or l2 > 0:
                 penalty_gradient(l1, l2, rows_of(w, at, stop), g)
             if not left_whole(call):
-                update_part(call, rule, step, layer_rate, here.weights + at * n_out, vector(g, 0, g.size))
+                update_part(call, rule, step, layer_rate, op.weights + at * n_out, vector(g, 0, g.size))
         at = stop
 
 
@@ -178,9 +178,9 @@ def clip_all(call):
     """Scale call.gradients down to the optimiser's norm; frozen operations do not count."""
     operations, rules, gradients = call.operations, call.rules, call.gradients
     for number in range(len(operations)):
-        here = operations[number]
+        op = operations[number]
         if rules[0, number].rate_factor == 0:
-            clear(vector(gradients, here.weights, here.end - here.weights))
+            clear(vector(gradients, op.weights, op.end - op.weights))
     clip(rules[0, 0].clip_norm, gradients)
 
 
@@ -188,37 +188,37 @@ def update_all(call, step, rate, bias_rate, worker, workers):
     """Apply the worker's part of call.gradients to the parameters."""
     operations, rules = call.operations, call.rules
     for number in range(len(operations)):
-        here, rule = operations[number], rules[0, number]
-        if rule.rate_factor != 0 and here.is_block != 0:
+        op, rule = operations[number], rules[0, number]
+        if rule.rate_factor != 0 and op.is_block != 0:
             update_blocks(call, step, number, rate, bias_rate, worker, workers)
-        elif rule.rate_factor != 0 and here.kind != DENSE:
+        elif rule.rate_factor != 0 and op.kind != DENSE:
             if worker == number % workers:
                 update_vectors(call, step, number, rate, bias_rate)
         elif rule.rate_factor != 0:
-            n_out = here.n_out
-            sparse_in = chosen(rule.sparse_updates & (call.marks > 0), here.sparse_in, 0)
-            dense_in = here.n_in - sparse_in
+            n_out = op.n_out
+            sparse_in = chosen(rule.sparse_updates & (call.marks > 0), op.sparse_in, 0)
+            dense_in = op.n_in - sparse_in
             first, last = worker_part(dense_in, worker, workers, SLICE_ROWS)
-            at = here.weights + first * n_out
+            at = op.weights + first * n_out
             apply_gradients(call, 0, number, step, rate, at, (last - first) * n_out)
             first, last = worker_part(sparse_in, worker, workers, SLICE_ROWS)
             # A column without a non-zero on any rank keeps its weights and moments: see
             # `StepRule.sparse_updates`.
             for k in range(first, last):
                 if call.nonzero_columns[k]:
-                    at = here.weights + (dense_in + k) * n_out
+                    at = op.weights + (dense_in + k) * n_out
                     apply_gradients(call, 0, number, step, rate, at, n_out)
-            if worker == number % workers and here.trains_bias:
-                apply_gradients(call, 1, number, step, bias_rate, here.biases, n_out)
+            if worker == number % workers and op.trains_bias:
+                apply_gradients(call, 1, number, step, bias_rate, op.biases, n_out)
 
 
 def penalties(call, factor):
     """Return the sum of the penalties on all weights; factor : see `penalty_factor`."""
     operations, total = call.operations, 0.0
     for number in range(len(operations)):
-        here = operations[number]
-        if here.kind == DENSE:
-            total += penalty(here.l1 * factor, here.l2 * factor, weights_of(call.parameters, here))
+        op = operations[number]
+        if op.kind == DENSE:
+            total += penalty(op.l1 * factor, op.l2 * factor, weights_of(call.parameters, op))
     return total
 
 
@@ -242,13 +242,13 @@ def orthogonalise(call, number, worker, workers):
     The buffer call.matrices holds x and y (k, n), a and b (k, k), n zeros and each worker's scratch, where
     (k, n) is the shape of the matrix, transposed if it has more rows than columns.
     """
-    here, rule, memory = call.operations[number], call.rules[0, number], call.matrices
-    n_in, n_out = here.n_in, here.n_out
+    op, rule, memory = call.operations[number], call.rules[0, number], call.matrices
+    n_in, n_out = op.n_in, op.n_out
     k, turned = lesser(n_in, n_out), n_in > n_out
     n = n_in + n_out - k
-    g = weights_of(call.gradients, here)
+    g = weights_of(call.gradients, op)
     first, last = worker_part(n_in, worker, workers, SLICE_ROWS)
-    begin, end = here.weights + first * n_out, here.weights + last * n_out
+    begin, end = op.weights + first * n_out, op.weights + last * n_out
     # The momentum moves by the gradient in parts of the workers, before anybody reads the whole matrix.
     move_momentum(rule, span(call.gradients, begin, end), span(call.moments, begin, end))
     wait(call.barrier, worker, workers)

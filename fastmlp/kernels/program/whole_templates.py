@@ -158,10 +158,10 @@ def loss_at(call):
         stop = lesser(at + block, rows)
         rows_forward(call, 0, rows, at, stop, 0, call.depth, 0, 0)
         rows_loss(call, 0, 0, rows, at, stop, 0)
-    found = total_of(call.sums, parts_of(rows), LOSS_ROWS) / objective.value_divisor
+    value = total_of(call.sums, parts_of(rows), LOSS_ROWS) / objective.value_divisor
     if objective.penalises:
-        found += penalties(call, penalty_factor(objective.shared_penalty, call.totals[0]))
-    return found
+        value += penalties(call, penalty_factor(objective.shared_penalty, call.totals[0]))
+    return value
 
 
 def form_equations(call):
@@ -206,19 +206,19 @@ def seed_output(call, output, at, stop, residuals):
     The residual of a squared error has the root of the row's weight as a factor. The residual of a likelihood
     with its canonical output is divided by the deviation, whose square is the slope of the output.
     """
-    here, squares = call.operations[call.depth - 1], call.whole.squares != 0
-    z = rows_of(units_of(call.memory, call.logits, here, call.samples), at, stop)
-    a = rows_of(units_of(call.memory, call.activations, here, call.samples), at, stop)
-    delta = rows_of(units_of(call.memory, call.deltas, here, call.samples), at, stop)
-    activate(here.activation, z, a)
-    softmax, sigmoid = here.activation == SOFTMAX, here.activation == SIGMOID
+    op, squares = call.operations[call.depth - 1], call.whole.squares != 0
+    z = rows_of(units_of(call.memory, call.logits, op, call.samples), at, stop)
+    a = rows_of(units_of(call.memory, call.activations, op, call.samples), at, stop)
+    delta = rows_of(units_of(call.memory, call.deltas, op, call.samples), at, stop)
+    activate(op.activation, z, a)
+    softmax, sigmoid = op.activation == SOFTMAX, op.activation == SIGMOID
     for i in range(z.shape[0]):
         for j in range(z.shape[1]):
             delta[i, j] = -z[i, j] if sigmoid else 1.0
     if sigmoid:  # 1 - a, without its rounding
-        activate(here.activation, delta, delta)
+        activate(op.activation, delta, delta)
     elif not softmax:
-        activate_gradient(here.activation, z, a, delta)
+        activate_gradient(op.activation, z, a, delta)
     for i in range(z.shape[0]):
         slope, weight = delta[i, output], call.weights[at + i]
         if sigmoid or softmax:
@@ -239,26 +239,26 @@ def multiply_rows(call, at, stop, begin, apart):
     """
     x, room, count = rows_of(call.inputs, at, stop), call.room, stop - at
     for number in range(call.depth):
-        here = call.operations[number]
-        n_out = here.n_out
-        delta = rows_of(units_of(call.memory, call.deltas, here, call.samples), at, stop)
-        biases = begin + here.biases * apart
+        op = call.operations[number]
+        n_out = op.n_out
+        delta = rows_of(units_of(call.memory, call.deltas, op, call.samples), at, stop)
+        biases = begin + op.biases * apart
         for j in range(n_out):
             column = vector(room, biases + j * apart, count)
             for i in range(count):
                 column[i] = delta[i, j]
-        for k in range(here.n_in):
-            weights = begin + (here.weights + k * n_out) * apart
+        for k in range(op.n_in):
+            weights = begin + (op.weights + k * n_out) * apart
             column = vector(room, weights + (n_out - 1) * apart, count)  # the last product is written here
             for i in range(count):
                 column[i] = x[i, k]
             for j in range(n_out):
                 by_bias, out = biases + j * apart, weights + j * apart
                 multiplied(column, vector(room, by_bias, count), vector(room, out, count))
-        if not here.trains_bias:
+        if not op.trains_bias:
             for j in range(n_out):
                 clear(vector(room, biases + j * apart, count))
-        x = rows_of(units_of(call.memory, call.activations, here, call.samples), at, stop)
+        x = rows_of(units_of(call.memory, call.activations, op, call.samples), at, stop)
 
 
 # --- damped equations -------------------------------------------------------------------------------------
@@ -305,14 +305,14 @@ def solve_damped(call, damping):
         scaled(-1.0, down, step)
         solve(call, step)
         return True
-    found = vector(room, state.residuals, side)
-    clear(found)
+    combination = vector(room, state.residuals, side)
+    clear(combination)
     for i in range(size):  # without J; what J changes is of its rank
         step[i] = -down[i] / diagonal[i]
-        combined(found, -step[i], vector(room, state.jacobian + i * side, side), found)
-    solve(call, found)
+        combined(combination, -step[i], vector(room, state.jacobian + i * side, side), combination)
+    solve(call, combination)
     for i in range(size):
-        step[i] += inner(vector(room, state.jacobian + i * side, side), found) / diagonal[i]
+        step[i] += inner(vector(room, state.jacobian + i * side, side), combination) / diagonal[i]
     return True
 
 
@@ -352,9 +352,9 @@ def eliminate_panels(call, first, a, left):
         if top > first:
             numbers = vector(block, 0, block.size)
             behind = offset + side * side - block.size  # all panels
-            some = matrix(room, behind, bottom - top, a.shape[1])
-            weight_gradient(rows_of(above, first, top), rows_of(a, first, top), scratch, some)
-            combined(numbers, -1.0, vector(some, 0, some.size), numbers)
+            product = matrix(room, behind, bottom - top, a.shape[1])
+            weight_gradient(rows_of(above, first, top), rows_of(a, first, top), scratch, product)
+            combined(numbers, -1.0, vector(product, 0, product.size), numbers)
         if not eliminate(rows_of(above, top, bottom), block, top == left):
             return False
     return True
