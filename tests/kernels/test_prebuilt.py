@@ -537,8 +537,7 @@ def look_for(request, code):
     engine._resolve(ctypes.addressof(text), len(request), code)
 
 
-for backend in ("fused", "packed"):
-    registry.entries(backend).get("update", "float32")
+registry.entries("fused").get("update", "float32")
 numbered = {}
 for object_code in loaded:  # which grows
     for request in re.findall(rb'\\["[^"]+", \\[.*?\\], (?:null|"[a-z]+"), (?:null|"[^"]*")\\]', object_code):
@@ -553,8 +552,7 @@ for object_code in loaded:  # which grows
 assert "numba" not in sys.modules
 from fastmlp.kernels.jit.lazy import makers  # noqa: E402
 
-for backend in ("fused", "packed"):
-    registry.program_of(registry.get_variant(backend))
+registry.program_of(registry.get_variant("fused"))
 for request, name in numbered.items():
     assert makers[name].codes
     for code in makers[name].codes:

@@ -124,7 +124,7 @@ class Failing(fastmlp.Callback):
 
 def fail(what, path):
     """Train until something happens to rank 1."""
-    rows = np.full_like(X, 1e308) if what == "nan" and WORLD.rank == 1 else X
+    rows = np.full_like(X, 1.7e308) if what == "nan" and WORLD.rank == 1 else X
     callbacks = [Failing(what), fastmlp.Checkpoint(path)]
     communicator = fastmlp.DataParallel(WORLD, timeout=4 if what == "stall" else 600)
     settings = {**SETTINGS, "epochs": 10**6, "callbacks": callbacks, "communicator": communicator}

@@ -213,7 +213,7 @@ def heavy(rows=1000, seed=0):
 
 @pytest.mark.slow  # trains for 3 s
 def test_a_line_through_a_column_of_heavy_tails_is_learned():
-    model = TableRegressor(backend="fused", random_state=0).fit(heavy(), "y")
+    model = TableRegressor(backend="fused", random_state=1).fit(heavy(), "y")
     assert [column.tails for column in model.encoding_.columns] == ["both", "clipped"]
     assert min(model.score(heavy(seed=seed), "y") for seed in range(1, 6)) > 0.99
 

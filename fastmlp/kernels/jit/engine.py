@@ -122,17 +122,20 @@ compiled: list[str] = []
 """The code compiled by the process because no folder had it: names, keys, and why."""
 
 
-def address_of(name: str, types: tuple[str, ...], key: str) -> int:
-    """Return the address of a lazy function, loaded or compiled; key : of a code, else empty."""
+def address_of(
+    name: str, types: tuple[str, ...], key: str, compile_code: Callable[[], MachineCode] | None = None
+) -> int:
+    """Return the address of a lazy function, loaded or compiled; key : of a code, else empty.
+
+    compile_code : of a caller that has the compiler; else whoever loads programs imports it
+    """
     request = name, types, key
     if request not in loaded_functions:
         # Looked at again under the lock: another thread may have loaded it meanwhile.
         with lock, compiling():
             if request not in loaded_functions:
-                compile_code = lambda: _compiler().compiled_function(name, types, key)  # noqa: E731
-                loaded_functions[request] = common().load(
-                    code_of(name, key_of_function(types, key), compile_code)
-                )
+                made = compile_code or (lambda: _compiler().compiled_function(name, types, key))
+                loaded_functions[request] = common().load(code_of(name, key_of_function(types, key), made))
     return loaded_functions[request]
 
 

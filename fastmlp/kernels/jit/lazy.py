@@ -20,6 +20,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -112,7 +113,8 @@ def assembly_of_function(name: str, arguments: tuple[Any, ...], key: str) -> str
 
 def compile_now(name: str, arguments: tuple[Any, ...], key: str = "") -> int:
     """Compile or load a lazy function before its first call; return the address."""
-    return address_of(name, tuple(map(str, arguments)), key)
+    names = tuple(map(str, arguments))
+    return address_of(name, names, key, partial(compiled_function, name, names, key))
 
 
 def compile_all(name: str, arguments: tuple[Any, ...]) -> None:
