@@ -49,7 +49,7 @@ class SlotRow(NamedTuple):
         return 2.0 * rows * n_in * n_out if self.slot in PRODUCTS else None
 
     def made(self) -> Case:
-        """Return the case itself."""
+        """Return the `Case` with the row's label."""
         return next(case for case in self._cases() if case.label == self.case)
 
     def unusual(self) -> list[Case]:

@@ -28,6 +28,7 @@ from fastmlp.tables.exporting import Exported
 from fastmlp.tables.frames import TableError, as_given, pl, separated
 from fastmlp.tables.held_out import ALONE, Dependence, Doubt, dependence_of
 from fastmlp.tables.intervals import HeldErrors, errors_of, out_of_fold
+from fastmlp.tables.kinds import Scaled
 from fastmlp.tables.kinds import row_numbers as numbers_of_rows
 from fastmlp.tables.reading import ReadOptions, as_frame
 from fastmlp.tables.recipe import Recipe, fixed, have_three, may_embed, recipes_of
@@ -261,17 +262,18 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         given = {name: one if isinstance(one, str) else one[0] for name, one in (self.columns or {}).items()}
         if self.group is not None:
             given.setdefault(self.group, "drop")
-        if (
-            self.time in frame.columns and frame[self.time].dtype.is_numeric()
-        ):  # though it may number the rows
-            given.setdefault(self.time, "number")
+        if self.time in frame.columns and frame[self.time].dtype.is_numeric():
+            given.setdefault(self.time, "number")  # also where the time numbers the rows
         for name in self.monotone or {}:
             given.setdefault(name, "number")
         if not isinstance((self.columns or {}).get(target, ""), str):
             del given[target]  # the pair says how the target is written
         encoding = Encoding.learned(frame, given, self.progress, row_numbers, self.levels, few)
         if self.time is not None:  # a clipped time would end a trend
-            columns = (one.linear if one.name == self.time else one for one in encoding.columns)
+            columns = (
+                one.linear if one.name == self.time and isinstance(one, Scaled) else one
+                for one in encoding.columns
+            )
             encoding = replace(encoding, columns=tuple(columns))
         self._name(frame.columns, target)
         if found is not None:

@@ -79,7 +79,7 @@ def errors_of(
     """Return the errors on rows held out, in the unit of targets.
 
     Errors of later rows and of few groups have one size: how sizes follow the prediction is not known there.
-    Errors of later rows are those of rows as far ahead of the rows held out as these are of training rows.
+    Errors of later rows grow as they would in the next period as long as that of the rows held out.
 
     means, rows : as of `out_of_fold`; targets, dependence : of all rows
     follows : False for one size for all predictions

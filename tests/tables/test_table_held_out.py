@@ -15,8 +15,10 @@ from support.flats import QUICK, QUICKLY, flats
 from support.selection import matrix, seeds
 
 from fastmlp import Dense, Dropout, TableClassifier, TableError, TableRegressor
+from fastmlp.tables.categories import LevelMeans
 from fastmlp.tables.estimators import load
 from fastmlp.tables.held_out import ALONE, Dependence, dependence_of, doubt, folds, held_rows
+from fastmlp.tables.kinds import Number
 from fastmlp.tables.tasks import Classification, Regression
 
 FAST = QUICK | {"hidden": (16,), "preset": "fast", "members": 3}
@@ -178,6 +180,17 @@ def test_intervals_hold_the_rows_that_follow(name, seed):
     low, high = model.predict_interval(after, 0.9)
     assert np.sqrt(np.mean(np.square(model.predict(after) - y))) < 0.4
     assert 0.84 < np.mean((low <= y) & (y <= high)) < 0.97
+
+
+def test_a_time_is_learned_without_a_clip_and_a_category_as_a_category():
+    day = np.arange(700) // 2
+    frame, y = pl.DataFrame({"day": day}), np.sin(9.0 * day)
+    for columns, kind in ((None, Number), ({"day": "category"}, LevelMeans)):
+        model = TableRegressor(time="day", columns=columns)
+        model.learn(frame, y, "y")
+        (column,) = model.encoding_.columns
+        assert type(column) is kind
+        assert getattr(column, "tails", "kept") == "kept"
 
 
 def test_they_are_parameters_of_scikit_learns_estimators():
