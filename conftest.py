@@ -127,6 +127,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             of_test[number].add_marker(pytest.mark.matrix)
 
 
+@pytest.fixture(autouse=True)
+def _own_registry() -> Generator[None, None, None]:
+    """What a test registers goes with it: "auto" and the lab look at all that is registered."""
+    before = dict(registry.registered)
+    yield
+    registry.registered.clear()
+    registry.registered.update(before)
+
+
 @pytest.fixture
 def report_figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Return what prints a figure that a test has reached, past pytest's capture."""

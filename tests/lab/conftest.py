@@ -3,18 +3,11 @@
 import pytest
 from support.lab_results import WRONG
 
-from fastmlp.backend import registry
 from fastmlp.lab import steps
 
 
 @pytest.fixture
-def own_registry(monkeypatch):
-    """What a test registers goes with it."""
-    monkeypatch.setattr(registry, "registered", dict(registry.registered))
-
-
-@pytest.fixture
-def wrong_variant(tmp_path, own_registry):
+def wrong_variant(tmp_path):
     path = tmp_path / "lab_wrong.py"
     path.write_text(WRONG)
     return path

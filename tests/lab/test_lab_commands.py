@@ -115,7 +115,6 @@ def some(names, of):
 
 
 @matrix
-@pytest.mark.usefixtures("own_registry")
 @pytest.mark.parametrize("name", some(SUBTLE, len(SUBTLE)))
 def test_bench_does_not_time_a_kernel_that_is_wrong_at_unusual_numbers(name, tmp_path, capsys):
     (term, after), said = SUBTLE[name]
@@ -163,7 +162,6 @@ def test_rich_is_needed_and_named(monkeypatch, capsys):
 
 
 @quick(1)
-@pytest.mark.usefixtures("own_registry")
 @pytest.mark.parametrize("slot", some(SLOTS, 8))
 def test_a_new_variant_is_right_before_it_is_changed(slot, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
