@@ -116,6 +116,9 @@ def _bench(arguments: argparse.Namespace) -> int:
     for option in ("json", "html"):
         if path := getattr(arguments, option):
             refuse_unwritable(f"--{option}", path)
+    with mistakes():
+        if arguments.html:
+            needed("matplotlib", "plot", "--html")
     results = _results(request, arguments, console)
     return _reported(results, before, arguments, console)
 
