@@ -210,7 +210,7 @@ def cores_left(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 @pytest.fixture
 def fresh_setups(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
-    """No setups that other tests have left, and no backends of theirs; returns the cached setups."""
+    """No setups that other tests have left, and no registered backends; returns the cached setups."""
     monkeypatch.setattr(registry, "registered", {})
     setups: dict[Any, Any] = {}
     monkeypatch.setattr("fastmlp.training.options.cached", setups)

@@ -1,4 +1,4 @@
-"""Results as a page of HTML without scripts and network, with Matplotlib's pictures in it."""
+"""A report of results: an HTML page with Matplotlib's pictures, without scripts and network."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import chain
+from itertools import chain, cycle
 from string import Template
 from typing import Any
 
-from fastmlp.checks import needed
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from fastmlp.lab.measurements import STEP, Measurement, PhaseTime, Results, winners
 from fastmlp.lab.slot_times import PHASES
 from fastmlp.lab.table import duration, fastest, interval, lost, reason, title
@@ -36,18 +39,15 @@ MARKERS = "osD^vX"
 
 
 def page(results: Results) -> str:
-    """Return the page's text; ImportError without Matplotlib, the extra `plot`."""
+    """Return the report as a text of HTML."""
     colors = colors_of(results)
     slots: dict[str, list[Ranked]] = {STEP: []}
     for ranked in winners(results.measurements).values():
         slots.setdefault(ranked[0].slot, []).append(ranked)
     steps = slots.pop(STEP)
+    summary = _summary("Whole steps", steps) + _summary("Slots", [*chain(*slots.values())])
     sections = [
-        (
-            "winners",
-            "Who wins",
-            _summary("Whole steps", steps) + _summary("Slots", [*chain(*slots.values())]),
-        ),
+        ("winners", "Who wins", summary),
         ("steps", "Whole training steps", _rows(steps, results, colors)),
         ("phases", "Where a step's time goes", _phases(results)),
         ("roofline", "What the machine allows", _rooflines(results, colors)),
@@ -64,33 +64,30 @@ def page(results: Results) -> str:
 
 def colors_of(results: Results) -> dict[str, Any]:
     """Return a colour for each variant; after twenty the colours begin again."""
-    palette = needed("matplotlib", "plot", "a report").colormaps["tab20"].colors
     variants = dict.fromkeys(m.variant for m in results.measurements)
-    return {name: palette[number % len(palette)] for number, name in enumerate(variants)}
+    return dict(zip(variants, cycle(map(colormaps["tab20"], range(20)))))
 
 
-def _figure(height: float, above: float = 0.3, below: float = 0.1) -> tuple[Any, Any]:
-    """Return a figure of Matplotlib's, with axes between margins in inches."""
-    figure = needed("matplotlib.figure", "plot", "a report").Figure((WIDTH, height))
+def _figure(height: float, above: float = 0.3, below: float = 0.1) -> tuple[Figure, Axes]:
+    """Return a figure, and its axes within margins in inches."""
+    figure = Figure((WIDTH, height))
     # A layout that Matplotlib computes takes as long as the picture.
     figure.subplots_adjust(0.12, below / height, 0.98, 1 - above / height)
     return figure, figure.subplots()
 
 
-def _drawn(figure: Any, said: str, caption: str = "") -> str:
-    """Return a figure as an image within the page; said : for readers who do not see it"""
+def _drawn(figure: Figure, said: str, caption: str) -> str:
+    """Return a figure as an SVG image within the page; said : the image's alternative text"""
     svg = io.BytesIO()
-    with needed("matplotlib", "plot", "a report").rc_context(
-        {"svg.fonttype": "none"}
-    ):  # text, and no outlines
+    with rc_context({"svg.fonttype": "none"}):  # letters, and not their outlines
         figure.savefig(svg, format="svg", metadata={"Date": None})
     text = base64.b64encode(svg.getvalue()).decode()
     image = f'<img alt="{escape(said)}" src="data:image/svg+xml;base64,{text}">'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
-def _bare(axes: Any, heading: str) -> None:
-    """Leave a panel of bars its names and its heading."""
+def _bare(axes: Axes, heading: str) -> None:
+    """Remove the scale and the frame of axes with bars; set their heading."""
     axes.set_title(heading, loc="left", fontsize=10)
     axes.xaxis.set_visible(False)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
@@ -99,33 +96,37 @@ def _bare(axes: Any, heading: str) -> None:
 # --- times ------------------------------------------------------------------------------------------
 
 
-def timed(ranked: Ranked, results: Results, colors: Mapping[str, Any]) -> Any:
-    """Return the times of a row as bars, a figure: medians, and their intervals as lines."""
+def timed(ranked: Ranked, results: Results, colors: Mapping[str, Any]) -> Figure:
+    """Return a figure of a row's times: bars of the medians, with lines for their intervals."""
     figure, axes = _figure(0.25 * len(ranked) + 0.4)
     times = [m.time for m in ranked]
     medians = [one.median for one in times]
     # A wide interval must not shrink all bars to nothing: its line ends with the bars' room.
     longest = min(max(one.high for one in times), WIDEST * max(medians))
     ends = [(one.median - one.low, min(one.high, longest) - one.median) for one in times]
-    numbers = range(len(ranked))
+    numbers, first, slow = range(len(ranked)), fastest(ranked), _reference(ranked)
     axes.barh(numbers, medians, color=[colors[m.variant] for m in ranked], xerr=[*zip(*ends, strict=True)])
     axes.set_yticks(numbers, [m.variant for m in ranked])
     for number, m in enumerate(ranked):
-        weight = "bold" if m in fastest(ranked) else "normal"
-        axes.text(1.02 * longest, number, _said(m, ranked, results), va="center", fontsize=8, weight=weight)
+        weight = "bold" if m in first else "normal"
+        axes.text(1.02 * longest, number, _said(m, slow, results), va="center", fontsize=8, weight=weight)
     axes.set_xlim(0, 1.75 * longest)
     axes.invert_yaxis()
     _bare(axes, title(ranked[0]))
     return figure
 
 
-def _said(m: Measurement, ranked: Ranked, results: Results) -> str:
-    """Return a time in words, and the speed-up against the reference where the row has one."""
+def _reference(ranked: Ranked) -> Measurement | None:
+    """Return a row's measurement of the reference, if any."""
+    return next((m for m in ranked if m.variant == "reference"), None)
+
+
+def _said(m: Measurement, slow: Measurement | None, results: Results) -> str:
+    """Return a time in words, and the speed-up against the reference's time, if any."""
     parts = [f"{duration(m.time.median)} {interval(m.time)}", f"{m.rate / 1e9:.3g} {m.unit}"]
     parts.append(f"{m.fraction(results.machine):.0%}")
-    for slow in ranked:
-        if slow.variant == "reference" and m is not slow:
-            parts.append(f"{slow.time.median / m.time.median:.1f} times NumPy")
+    if slow is not None and slow is not m:
+        parts.append(f"{slow.time.median / m.time.median:.1f} times NumPy")
     return ", ".join(parts)
 
 
@@ -175,7 +176,7 @@ def _summary(what: str, rows: Sequence[Ranked]) -> str:
 
 
 def _wins(rows: Sequence[Ranked]) -> tuple[Counter[str], int]:
-    """Return each variant's count of won rows, and the count of tied rows."""
+    """Return how many rows each variant wins, and how many rows are tied."""
     firsts = [fastest(ranked) for ranked in rows]
     alone = Counter(first[0].variant for first in firsts if len(first) == 1)
     return alone, len(rows) - alone.total()
@@ -201,14 +202,18 @@ def _machine(results: Results) -> str:
     return f"<dl>{''.join(f'<dt>{name}</dt><dd>{escape(text)}</dd>' for name, text in facts.items())}</dl>"
 
 
-def roofline(results: Results, dtype: str, colors: Mapping[str, Any]) -> Any:
-    """Return the roofline of one thread (Williams and others 2009), a figure; None without products."""
-    found = [m for m in results.measurements if m.flops is not None and (m.dtype, m.threads) == (dtype, 1)]
-    if not found:
+def roofline(results: Results, dtype: str, colors: Mapping[str, Any]) -> Figure | None:
+    """Return a figure of the roofline of one thread (Williams and others 2009); None without products."""
+    points = [
+        (m.variant, m.flops / m.traffic, m.rate / 1e9)
+        for m in results.measurements
+        if m.flops is not None and (m.dtype, m.threads) == (dtype, 1)
+    ]
+    if not points:
         return None
     figure, axes = _figure(5.0, 0.1, 0.5)
     peak = results.machine.peak[dtype] / 1e9
-    intensities = [0.1, 100.0, *((m.flops or 0) / m.traffic for m in found)]
+    intensities = [0.1, 100.0, *(intensity for _, intensity, _ in points)]
     ends = min(intensities) / 2, 2 * max(intensities)
     for level in results.machine.levels:
         ridge = peak / (level.bandwidth / 1e9)
@@ -216,10 +221,10 @@ def roofline(results: Results, dtype: str, colors: Mapping[str, Any]) -> Any:
         axes.annotate(level.name, (ridge, 1.05 * peak), ha="center", fontsize=8)
     axes.annotate(f"peak {peak:.3g} GF/s", (ends[1], 1.05 * peak), ha="right", fontsize=8)
     for number, (variant, color) in enumerate(colors.items()):
-        points = [((m.flops or 0) / m.traffic, m.rate / 1e9) for m in found if m.variant == variant]
-        if points:
+        drawn = [point for name, *point in points if name == variant]
+        if drawn:
             marker = MARKERS[number % len(MARKERS)]
-            axes.scatter(*zip(*points, strict=True), color=color, marker=marker, label=variant, alpha=0.85)
+            axes.scatter(*zip(*drawn, strict=True), color=color, marker=marker, label=variant, alpha=0.85)
     axes.loglog()
     axes.set(xlabel="operations a byte", ylabel="GF/s", xlim=ends, ylim=(None, 2 * peak))
     axes.legend(fontsize=8)

@@ -18,7 +18,7 @@ from fastmlp.kernels.variant import Variant
 from fastmlp.lab.table import outlook
 from fastmlp.system import budget
 
-pytestmark = pytest.mark.usefixtures("place", "no_files")  # nor what other tests have registered
+pytestmark = pytest.mark.usefixtures("place", "no_files")
 
 
 def test_a_training_of_which_nothing_is_compiled_begins_with_what_serves_all_networks(on_disk):

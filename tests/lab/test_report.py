@@ -12,8 +12,6 @@ from support.lab_results import measurement, results
 from fastmlp.lab.measurements import STEP, PhaseTime, Wrong
 from fastmlp.lab.report import colors_of, page, roofline, timed
 
-pytest.importorskip("matplotlib")
-
 STEPS = [
     measurement(name, seconds, STEP, 5.2e6, 1 << 16)._replace(case="adam", shape="64-128-10 b32")
     for name, seconds in (("reference", 3e-4), ("tiled", 6e-5), ("fused", 5e-5))

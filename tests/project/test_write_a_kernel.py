@@ -6,7 +6,6 @@ import shlex
 import pytest
 from support import pages
 
-from fastmlp.backend import registry
 from fastmlp.cli.main import main
 
 pytest.importorskip("rich")
@@ -23,7 +22,6 @@ def run(command, capsys):
 @pytest.mark.slow  # ten commands
 def test_the_page_comes_true(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "registered", dict(registry.registered))
     printed = []
     for block in pages.blocks("docs/write-a-kernel.md", "sh", "python"):
         if block.file is not None:

@@ -31,7 +31,7 @@ LOOKS = {"stat", "lstat", "access", "open", "scandir", "listdir", "open_code", "
 
 @pytest.fixture(autouse=True)
 def as_in_a_process_of_its_own(fresh_setups):
-    """Variants that other tests have registered are candidates of "auto", too: each costs some calls.
+    """Registered variants are candidates of "auto", too: each costs some calls.
 
     What "auto" asks another process for goes by what the tests before have trained. It asks for nothing where
     the network's own program is there.
