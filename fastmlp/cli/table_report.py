@@ -167,8 +167,6 @@ def _print_notes(estimator: Estimator, found: dict[str, Any]) -> None:
         _row("note", f"{names}: numbers that seem to be codes have columns of their own; see --number")
     if words := report.get("words"):
         _row("note", f"read as missing: {_words(words)}; --missing TEXT,TEXT says which texts are")
-    if "doubt" in found:
-        _row("note", found["doubt"])
 
 
 def inputs_in_words(network: Network) -> str:

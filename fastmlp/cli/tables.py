@@ -194,7 +194,6 @@ def train(arguments: argparse.Namespace) -> int:
             estimator.learn(trained, learned, target, numbered, texts)
             estimator.describe(frame, y, texts, held if held.any() else None)
             of_columns = estimator.report_
-            doubt = estimator.doubt(trained, learned, deadline)
             judged, judged_y = frame.filter(held), y[held]
             if arguments.test is not None:
                 judged, judged_y, _ = estimator.looked_at(arguments.test, None)
@@ -219,8 +218,6 @@ def train(arguments: argparse.Namespace) -> int:
         if arguments.output is not None:
             estimator.save(arguments.output)
     found = described(estimator) | {"file": arguments.dataset, "seconds": seconds, "left out": whole - len(y)}
-    if doubt is not None:
-        found["doubt"] = doubt.sentence(f"--{doubt.parameter} {checks.printable(doubt.column)}")
     if arguments.json:
         print_json(found | {"model": arguments.output})
         return 0

@@ -54,8 +54,8 @@ def add_commands(commands: Any) -> None:
         help="draw a model of a table: losses, calibration or residuals, what columns do",
         description=(
             "Draw the loss curves of a model; on a table that has the target its calibration or residuals, "
-            "by how much its error rises if a column is shuffled, the effects of columns, the pairs that "
-            "interact most, and how many rows its intervals hold. Of the table that the model was trained on "
+            "by how much its error rises if a column is shuffled, the effects of columns, "
+            "and how many rows its intervals hold. Of the table that the model was trained on "
             "it shows the rows that were held out. Needs matplotlib."
         ),
     )

@@ -20,29 +20,26 @@ from fastmlp.data.arrays import checked_weights, floating_dtype
 from fastmlp.files import archive
 from fastmlp.model.state import is_bfloat16
 from fastmlp.tables import effects, held_out, members, report, selection
+from fastmlp.tables.attribution import Attributed
 from fastmlp.tables.categories import Targets
 from fastmlp.tables.columns import MISSING, Array
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import Encoding, in_doubt, rows_of_columns, with_codes
 from fastmlp.tables.exporting import Exported
 from fastmlp.tables.frames import TableError, as_given, pl, separated
-from fastmlp.tables.held_out import ALONE, Dependence, Doubt, dependence_of
+from fastmlp.tables.held_out import ALONE, Dependence, dependence_of
 from fastmlp.tables.intervals import HeldErrors, errors_of, out_of_fold
 from fastmlp.tables.kinds import Scaled
 from fastmlp.tables.kinds import row_numbers as numbers_of_rows
 from fastmlp.tables.reading import ReadOptions, as_frame
 from fastmlp.tables.recipe import Recipe, fixed, have_three, may_embed, recipes_of
-from fastmlp.tables.slopes import Sloped
 from fastmlp.tables.targets import with_targets
 from fastmlp.tables.tasks import Classification, Regression, Several, Task, learned_task
 from fastmlp.tables.writings import FoundWritings, Given, as_learned, as_written
 from fastmlp.trained.model import Model
 
-LEAST_TIME = 20.0
-"""Shortest time limit in seconds with a search for columns by which rows depend on each other."""
 
-
-class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Base of TableClassifier and TableRegressor, which differ in the target.
 
     Parameters
@@ -182,7 +179,7 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         -----
         UserWarning
             If rows without a target are left out, a column of X is the target, columns are left out or in
-            doubt, `time_limit` left something out, or rows seem to depend on each other by a column.
+            doubt, or `time_limit` left something out.
         """
         deadline = Deadline(self.time_limit)
         self._recipes()  # refuses settings before anything is read
@@ -203,7 +200,6 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
             warnings.warn(line, stacklevel=2)
         targets = Targets(self.task_, values)
         dependence = dependence_of(frame, values, self.time, self.group, self.encoding_.dropped)
-        doubt = self.doubt(frame, values, deadline)
         encoded = self.encoding_.encoded(frame, self.floats, self.progress, targets)
         if test is not None:
             pair = test if isinstance(test, tuple) else (test, y if isinstance(y, str) else None)
@@ -218,19 +214,7 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         if self.shortened_ is not None:
             by = "there was" if deadline.interrupted else f"time_limit={self.time_limit:g} left"
             warnings.warn(f"{by} room for {self.shortened_}", stacklevel=2)
-        if doubt is not None:
-            warnings.warn(doubt.sentence(f"{doubt.parameter}={doubt.column!r}"), stacklevel=2)
         return self
-
-    def doubt(self, frame: pl.DataFrame, y: Array, deadline: Deadline) -> Doubt | None:
-        """Return the column by which rows seem to depend on each other; None with time or group.
-
-        frame, y : as for `learn`, which is called before; without enough time, too, None
-        """
-        if self.time is not None or self.group is not None or deadline.left < LEAST_TIME:
-            return None
-        columns = (*self.encoding_.columns, *self.encoding_.codes)
-        return held_out.doubt(frame, y, self.task_, columns)
 
     def learn(
         self,

@@ -7,19 +7,17 @@ report, the rows that networks hold out, and the errors of intervals.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Collection, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.tables.categories import Category
-from fastmlp.tables.columns import Array, Column, guessed, labels_of, parsed
+from fastmlp.tables.columns import Array, guessed, labels_of, parsed
 from fastmlp.tables.frames import TableError, pl
-from fastmlp.tables.kinds import Date, firsts_of_copies
-from fastmlp.tables.tasks import MOST_CLASSES, Classification, Several, Task
+from fastmlp.tables.kinds import firsts_of_copies
+from fastmlp.tables.tasks import Classification, Task
 
 Part = tuple[Array, Array]
 """Rows to train on, and rows held out."""
@@ -34,22 +32,6 @@ LEAST_GROUPS = 3
 """Fewest groups or times: two for training, one of them held out by networks, and one for the report."""
 
 LEAST_ROWS = 3  # fewest rows to train on
-
-LOOKED_AT, LOOKS, LEAST_LEVELS, LOOKED_LEVELS = 2000, 3, 10, 50
-"""Limits of `doubt`: most rows, most columns of a kind, fewest levels of a category, and fewest levels left
-of a category with many levels."""
-
-IDENTIFIER = re.compile(
-    r"(?i:(.*[^a-z])?(id|patient|subject|person|participant|customer|client|user|household)s?([^a-z].*)?)"
-    r"|.*[a-z]I[dD]"
-)
-"""Names of columns that identify; other categories, as a city, also describe a row."""
-
-TREES, PARTS, BLOCKS = 10, 3, 10
-"""Trees of a forest of `doubt`, its folds, and blocks of later rows that count as groups."""
-
-CLEARLY, CERTAIN = 1.15, 3.0
-"""Least ratio of errors for a doubt, and least rise of the loss in its standard errors."""
 
 
 class Dependence(NamedTuple):
@@ -199,99 +181,3 @@ def _later(time: Array, fraction: float) -> Array:
     rows_from = counts[::-1].cumsum()[::-1]
     later: Array = time >= times[1 + np.abs(rows_from[1:] - fraction * len(time)).argmin()]
     return later
-
-
-# --- doubt ----------------------------------------------------------------------------------------------
-
-
-class Doubt(NamedTuple):
-    """A column by which rows seem to depend on each other.
-
-    parameter : time or group; ratio : the error of later rows, or of rows of new groups, over the usual error
-    """
-
-    parameter: str
-    column: str
-    ratio: float
-
-    def sentence(self, option: str) -> str:
-        """Return the doubt in words, with an option against it."""
-        what = "later rows" if self.parameter == "time" else "rows of new ones"
-        return (
-            f"{self.column}: {what} have about {self.ratio:.2g} times the error of rows held out at random; "
-            f"if such rows are to be predicted, {option} holds out such rows"
-        )
-
-
-def doubt(frame: pl.DataFrame, y: Array, task: Task, columns: Collection[Column]) -> Doubt | None:
-    """Return the column whose later rows, or rows of new levels, are clearly predicted worst.
-
-    Small forests on few rows look at dates, and at categories and codes with many levels. A category as an
-    input is no dependence, unless the name is of an identifier.
-
-    frame, y : a table without its target, and the targets (rows,); columns : of an encoding, codes too
-    """
-    if task.n_out > MOST_CLASSES or isinstance(task, Several):
-        return None
-    dates = [one.name for one in columns if isinstance(one, Date)][:LOOKS]
-    levels = {one.name: len(one.levels) for one in columns if isinstance(one, Category)}
-    names = [name for name in levels if LEAST_LEVELS <= levels[name] <= len(y) / 2]
-    names = sorted(names, key=lambda name: -levels[name])[:LOOKS]
-    used, found = list(dict.fromkeys(one.name for one in columns if one.width)), []
-    for name in dates + names:
-        is_date = name in dates
-        rows = _some(frame[name], levels.get(name))
-        others = [one for one in used if one != name or is_date or IDENTIFIER.fullmatch(one)]
-        some, targets = frame[rows].select({*others, name}), task.encoded(y[rows])
-        if isinstance(task, Classification):
-            targets = np.eye(task.n_out)[targets]
-        if not others:
-            continue
-        try:
-            dependence = dependence_of(some, y[rows], *((name, None) if is_date else (None, name)))
-        except TableError:  # too few of them, or a date is missing
-            continue
-        X = np.column_stack([some[one].rank("dense").fill_null(0).to_numpy() for one in others])
-        ratio = _rise(X, targets, dependence)
-        if ratio >= CLEARLY:
-            found.append(Doubt("time" if is_date else "group", name, ratio))
-    return max(found, key=lambda one: one.ratio, default=None)
-
-
-def _some(series: pl.Series, levels: int | None) -> Array:
-    """Return the indices of a few rows, ascending; of a column with many levels, of some levels."""
-    indices = np.arange(len(series))
-    if levels is not None:
-        every = max(1, min(len(series) // LOOKED_AT, levels // LOOKED_LEVELS))
-        indices = np.flatnonzero((series.hash() % every == 0).to_numpy())
-    count = min(LOOKED_AT, len(indices))
-    return np.sort(np.random.default_rng(0).choice(indices, count, replace=False, shuffle=False))
-
-
-def _rise(X: Array, targets: Array, dependence: Dependence) -> float:
-    """Return the error of dependent rows over the error of rows at random; 0 for a ratio by chance.
-
-    X, targets : (rows, n), and (rows,) or (rows, k)
-    """
-    from sklearn.ensemble import ExtraTreesRegressor
-    from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
-
-    forest = ExtraTreesRegressor(TREES, min_samples_leaf=2, max_features="sqrt", random_state=0)
-    at_random = cross_val_predict(forest, X, targets, cv=KFold(PARTS, shuffle=True, random_state=0))
-    if dependence.time is not None:
-        later = _later(dependence.time, LATER)
-        held = np.flatnonzero(later)
-        held = held[dependence.time[held].argsort(kind="stable")]
-        labels: Any = np.arange(len(held)) * BLOCKS // len(held)
-        depending = forest.fit(X[~later], targets[~later]).predict(X[held])
-    else:
-        held, labels = np.arange(len(X)), dependence.groups
-        depending = cross_val_predict(forest, X, targets, groups=labels, cv=GroupKFold(PARTS))
-    few, many = (
-        np.square(one - targets[held]).reshape(len(held), -1).sum(axis=1)
-        for one in (at_random[held], depending)
-    )
-    _, indices, rows = np.unique(labels, return_inverse=True, return_counts=True)
-    rises = np.bincount(indices, many - few) / rows
-    is_certain = rises.mean() > CERTAIN * rises.std() / np.sqrt(len(rises))
-    return float(np.sqrt(many.mean() / few.mean())) if is_certain else 0.0

@@ -124,17 +124,6 @@ class Number(Scaled):
     read_as = "number"
     amounts = staticmethod(numbers)
 
-    def slopes(self, series: pl.Series) -> Array:
-        """Return the derivatives (rows, width) of `encoded`; NaN of a missing number."""
-        values = numbers(series)
-        distances, columns = values - self.center, []
-        if self.tails != "kept":
-            columns.append(self.scale * (1 + np.square(distances * self.scale / CLIP)) ** -1.5)
-        if self.tails != "clipped":
-            columns.append(np.where(np.abs(distances * self.unit) < FARTHEST, self.unit, 0.0))
-        columns += [np.where(np.isnan(values), np.nan, 0.0)] * self.missing
-        return np.column_stack(columns)
-
     @property
     def summary(self) -> str:
         """The median and the spread: of the quartiles, or else half the distance of the extremes."""

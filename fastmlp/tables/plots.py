@@ -1,4 +1,4 @@
-"""A picture of a model: losses, calibration or residuals, importances, effects, pairs, and intervals."""
+"""A picture of a model: losses, calibration or residuals, importances, effects, and intervals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastmlp.checks import needed
 from fastmlp.model.losses import loss_of
 from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import Array, numbers
-from fastmlp.tables.effects import Effect, Importance, Pair, effects, importances, pairs
+from fastmlp.tables.effects import Effect, Importance, effects, importances
 from fastmlp.tables.frames import pl
 from fastmlp.tables.kinds import Date
 from fastmlp.tables.report import has_intervals, held_fractions
@@ -23,8 +23,8 @@ from fastmlp.tables.tasks import MOST_CLASSES, Classification
 Panel = Callable[[Any], None]
 """Draws on Axes."""
 
-MOST_BARS, MOST_EFFECTS, MOST_PAIRS, MOST_LINES = 15, 9, 2, 6
-"""Most importances, effects and pairs in a picture, and most classes of an effect: the strongest first."""
+MOST_BARS, MOST_EFFECTS, MOST_LINES = 15, 9, 6
+"""Most importances and effects in a picture, and most classes of an effect: the strongest first."""
 
 LEAST_SPAN = 0.1  # least span of an effect's axis over the greatest effect, so that noise looks small
 FEW_VALUES = 6  # most values of a number with a tick for each value
@@ -50,9 +50,6 @@ def plot(estimator: Any, frame: pl.DataFrame, y: Array, seed: int, of: str | Non
     last = [by_name.pop("intervals")] if "intervals" in by_name else []
     panels: list[Panel] = [*by_name.values(), partial(_plot_importances, important, estimator)]
     panels += [partial(_plot_effect, estimator, one, lines, least) for one in shown]
-    panels += [
-        partial(_plot_pair, estimator, one) for one in pairs(estimator, frame, names, seed)[:MOST_PAIRS]
-    ]
     panels += last
     deep = -(-len(panels) // ACROSS)
     figure = Figure(figsize=(15, 4.6 * deep), layout="constrained")
@@ -93,7 +90,7 @@ def plot_one(estimator: Any, frame: pl.DataFrame, y: Array, panel: str, axes: An
 
 
 def looked(estimator: Any, frame: pl.DataFrame, y: Array, seed: int) -> dict[str, Any]:
-    """Return the content of `plot` in lists: scores, importances, effects, pairs and intervals."""
+    """Return the content of `plot` in lists: scores, importances, effects and intervals."""
     task, outputs = estimator.task_, estimator.outputs(frame)
     important = importances(estimator, frame, y, seed)
     names = [one.column for one in important]
@@ -105,10 +102,6 @@ def looked(estimator: Any, frame: pl.DataFrame, y: Array, seed: int) -> dict[str
             one.column.name: {"values": one.values.to_list(), "means": one.means.tolist()}
             for one in effects(estimator, frame, names, seed)
         },
-        "pairs": [
-            {"columns": [column.name for column in one.columns], "strength": one.strength}
-            for one in pairs(estimator, frame, names, seed)
-        ],
     }
     if isinstance(task, Classification):
         found |= {"classes": [*task.classes], "confusion": task.confusion(y, outputs)}
@@ -255,18 +248,6 @@ def _plot_effect(estimator: Any, effect: Effect, lines: Sequence[int], least: fl
     )
 
 
-def _plot_pair(estimator: Any, pair: Pair, axes: Any) -> None:
-    most = float(np.abs(pair.left).max()) or 1.0
-    picture = axes.imshow(pair.left.T, origin="lower", aspect="auto", cmap="RdBu_r", vmin=-most, vmax=most)
-    labels = [[_cell(one) for one in values] for values in pair.values]
-    axes.set_xticks(range(len(labels[0])), labels[0], rotation=30, ha="right")
-    axes.set_yticks(range(len(labels[1])), labels[1])
-    label = f"{_output(estimator, pair.output)}\nbeyond both effects"
-    axes.figure.colorbar(picture, ax=axes, label=label)
-    first, second = (_short(column.name, 36) for column in pair.columns)
-    axes.set(xlabel=first, ylabel=second, title=f"a pair's interaction, {pair.strength:.3g}")
-
-
 def _plot_intervals(estimator: Any, predicted: Array, y: Array, axes: Any) -> None:
     """Draw the fraction of rows in intervals: of all rows, and of the least and greatest predictions."""
     coverages = np.linspace(0.1, 0.9, 9)
@@ -286,19 +267,6 @@ def _output(estimator: Any, output: int) -> str:
     if isinstance(estimator.task_, Classification):
         return f"mean probability of {_short(str(estimator.task_.classes[output]), 24)}"
     return f"mean predicted {_short(estimator.target_name_, 24)}"
-
-
-def _cell(value: Any) -> str:
-    """Return a value of a column as a short text."""
-    if value is None:
-        return "missing"
-    if not isinstance(value, float):
-        text = str(value)
-    elif value == 0 or 1e-4 <= abs(value) < 1e9:
-        text = np.format_float_positional(value, 4, fractional=False, trim="-")
-    else:
-        text = f"{value:.4g}"
-    return _short(text.removesuffix(" 00:00:00"), 14)
 
 
 def _short(text: str, most: int) -> str:

@@ -91,7 +91,7 @@ assert np.log(np.cosh(stepper.forward(X) - y)).mean() < 0.005
     "explain.md": """
 assert attribution.error < 1e-5
 assert std[1, 0] > 1.3 * std[0, 0] and std[2, 0] > 2 * std[0, 0]
-assert 3 < slopes["bmi"].mean() < 9 and parts.error < 0.1 * parts.change.std()
+assert parts.error < 0.1 * parts.change.std()
 """,
     "surrogates.md": """
 assert error.std() < 0.05 * y.std()

@@ -1,4 +1,4 @@
-"""Effects of columns and of pairs, and the picture that shows them."""
+"""Effects of columns, and the picture that shows them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ from fastmlp.tables.effects import (
     REPEATS,
     effects,
     importances,
-    order_of,
-    pairs,
     with_shuffled,
 )
 from fastmlp.tables.estimators import load
@@ -103,29 +101,6 @@ def test_a_column_of_nothing_has_an_effect(regressor):
     (found,) = effects(regressor, empty.drop("price", "kind"), ["size"], seed=0)
     assert found.values.to_list() == [None]
     assert found.means.shape == (1, 1)
-
-
-def test_a_column_of_one_value_interacts_with_none():
-    rng = np.random.default_rng(0)
-    frame = pl.DataFrame({"a": rng.normal(size=80), "b": rng.normal(size=80), "one": [1.0] * 80})
-    model = TableRegressor(**{**QUICK, "epochs": 1}).fit(
-        frame.with_columns(one=pl.Series(frame["a"])), frame["a"].to_numpy()
-    )
-    (found,) = pairs(model, frame, ["a", "b", "one"], seed=0)
-    assert {one.name for one in found.columns} == {"a", "b"}
-
-
-def test_the_pair_that_interacts_is_found():
-    rng = np.random.default_rng(0)
-    a, b, c = rng.uniform(-1, 1, (3, 400))
-    frame = pl.DataFrame({"a": a, "b": b, "c": c})
-    model = TableRegressor(**{**QUICK, "hidden": (16,), "epochs": 100}).fit(frame, 100 * (a * b + c))
-    found = pairs(model, frame, ["c", "a", "b"], seed=0)
-    assert len(found) == 3
-    assert {one.name for one in found[0].columns} == {"a", "b"}
-    assert found[0].strength > 3 * found[1].strength
-    assert 10 < found[0].strength < 60  # of 100 a b: 33 where both are uniform
-    np.testing.assert_allclose([found[0].left.sum(axis=axis) for axis in (0, 1)], 0, atol=1e-9)
 
 
 def mixed(rows=150):
@@ -217,15 +192,6 @@ def test_values_that_are_close_and_classes_of_any_name_can_be_read():
     ticks = {axes.get_title(): axes.get_xticks().tolist() for axes in figure.axes}
     assert ticks["effect of apart"] == [1, 2]
     assert ticks["effect of close"] != [0, 1, 2, 100]
-    labels = {
-        text.get_text()
-        for axes in figure.axes
-        if axes.get_title().startswith("a pair")
-        for axis in (axes.xaxis, axes.yaxis)
-        if axis.label.get_text() == "tiny"
-        for text in axis.get_ticklabels()
-    }
-    assert labels == {"1e-13", "2e-13"}
 
 
 def test_frames_of_importances_and_effects_are_those_of_the_tables_library(regressor, classifier):
@@ -245,35 +211,6 @@ def test_frames_of_importances_and_effects_are_those_of_the_tables_library(regre
     assert classifier.effects(flats(), "city")["city"].columns == ["city", "mean cheap", "mean dear"]
     with pytest.raises(ValueError, match="unknown column 'town'; choose from: size"):
         model.effects(frame, "town")
-
-
-@pytest.mark.parametrize(
-    "levels",
-    [
-        ["Monday", "Tuesday", "Friday"],
-        ["Feb", "Mar", "Dec"],
-        ["low", "Medium", "high"],
-        ["S", "M", "L", "XL"],
-        ["no", "yes"],
-        ["<5", "5-10", "10-20", ">20"],
-        ["grade 2", "grade 10"],
-        ["-1", "0", "2"],
-        ["$900", "$1,300", "$20,000"],
-        ["under 18", "18 to 65", "over 65"],
-    ],
-)
-def test_levels_stand_in_their_own_order(levels):
-    means = np.random.default_rng(0).normal(size=(len(levels), 2))
-    for _ in range(3):
-        order = np.random.default_rng(1).permutation(len(levels))
-        mixed = [levels[place] for place in order]
-        assert [mixed[place] for place in order_of(mixed, means)] == levels
-
-
-def test_other_levels_stand_in_the_order_of_their_effects():
-    assert order_of(["Rome", "Oslo", "Lima"], np.array([[2.0], [3.0], [1.0]])) == [2, 0, 1]
-    assert order_of(["A1", "B2", "A3"], np.array([[2.0], [3.0], [1.0]])) == [2, 0, 1]
-    assert order_of([], np.empty((1, 2))) == []
 
 
 @matrix

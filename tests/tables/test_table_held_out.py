@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 
 import numpy as np
@@ -17,7 +16,7 @@ from support.selection import matrix, seeds
 from fastmlp import Dense, Dropout, TableClassifier, TableError, TableRegressor
 from fastmlp.tables.categories import LevelMeans
 from fastmlp.tables.estimators import load
-from fastmlp.tables.held_out import ALONE, Dependence, dependence_of, doubt, folds, held_rows
+from fastmlp.tables.held_out import ALONE, Dependence, dependence_of, folds, held_rows
 from fastmlp.tables.kinds import Number
 from fastmlp.tables.tasks import Classification, Regression
 
@@ -218,38 +217,6 @@ def test_what_cannot_order_or_group_is_one_line(time, group, message):
         TableRegressor(**QUICK, time=time, group=group, columns=columns).fit(frame, "price")
 
 
-@matrix
-def test_a_column_that_orders_or_groups_rows_is_named_where_it_matters():
-    with pytest.warns(UserWarning, match=r"^day: later rows have about .* time='day' holds out such rows"):
-        TableRegressor(**FAST | {"epochs": 1}).fit(trend(600), "y")
-    number = pl.col("patient").str.slice(1).cast(pl.Int64)
-    for frame in (patients(30), patients(30).with_columns(patient=number)):
-        with pytest.warns(UserWarning, match=r"^patient: rows of new ones have about .*, group='patient' ho"):
-            TableRegressor(**FAST | {"epochs": 1}).fit(frame, "y")
-    rng = np.random.default_rng(0)
-    plain = trend(600).with_columns(
-        y=pl.col("x") + pl.Series(rng.normal(size=600)), who=rng.integers(0, 20, 600)
-    )
-    plain = plain.with_columns(who=pl.format("w{}", "who"))
-    TableRegressor(**FAST | {"epochs": 1}).fit(plain, "y")  # warnings are errors here
-    kind = pl.Series(np.where(patients(30)["y"] > 0, "high", "low"))
-    with pytest.warns(UserWarning, match=r"^patient: rows of new ones"):
-        TableClassifier(**FAST | {"epochs": 1}).fit(patients(30).with_columns(y=kind), "y")
-
-
-@matrix
-def test_noise_depends_on_nothing():
-    """Of tables without any dependence, none is said to have one."""
-    task = Regression(0.0, 1.0)
-    for seed in range(10):
-        rng = np.random.default_rng(seed)
-        frame = trend(300, seed).with_columns(who=pl.Series([f"w{one}" for one in rng.integers(0, 25, 300)]))
-        model = TableRegressor(**QUICK)
-        y = rng.normal(size=300)
-        model.learn(frame.drop("y"), y, "y")
-        assert doubt(frame.drop("y"), y, task, model.encoding_.columns) is None
-
-
 @pytest.fixture
 def train(command, tmp_path):
     """Return train(frame, options): what a training on a table prints."""
@@ -358,10 +325,3 @@ def test_the_report_has_a_confusion_matrix_at_the_threshold(tmp_path, train, com
         [name, *map(str, row)] for name, row in zip(("no", "yes"), counts, strict=True)
     ]
     assert "ROC AUC" in command(f"inspect {tmp_path}/model")
-
-
-def test_the_command_line_names_such_a_column_too(train):
-    shown = train(trend(600), "--epochs 1 --preset fast")
-    note = r"^note +day: later rows have about .* predicted, --time day holds out such rows$"
-    assert re.search(note, shown, re.M)
-    assert "doubt" not in json.loads(train(trend(600), "--epochs 1 --preset fast --time day --json"))
