@@ -19,7 +19,6 @@ from fastmlp.model.state import Array
 from fastmlp.system.private_files import replace
 from fastmlp.tables.categories import LevelMeans
 from fastmlp.tables.frames import pl
-from fastmlp.tables.members import best_epoch
 
 if TYPE_CHECKING:
     from fastmlp.model.network import Network
@@ -89,12 +88,17 @@ def described(estimator: Estimator) -> dict[str, Any]:
         ],
         "parameters": int(first.parameters.size),
         "recipe": {name: value for name, value in recipe.described.items() if value is not None},
-        "epochs": [*map(best_epoch, estimator.models_)],
+        "epochs": [*map(_best_epoch, estimator.models_)],
         "backend": first.backend,
-        "search": [trial._asdict() for trial in estimator.trials_],
         "shortened": estimator.shortened_,
         "report": estimator.report_,
     }  # fmt: skip
+
+
+def _best_epoch(model: Any) -> int:
+    """Return the epoch of a network's parameters: the best by rows held out, or the last."""
+    held = model.history.get("validation_loss")
+    return len(model.history["loss"]) if held is None else int(np.argmin(held)) + 1
 
 
 def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
@@ -122,9 +126,6 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
         more = f", and {len(written) - MOST_LINES} more" * (len(written) > MOST_LINES)
         _row("written", f"{', '.join(written[:MOST_LINES])}{more}")
     _print_notes(estimator, found)
-    if found["search"]:
-        rate = estimator.recipe_.learning_rate
-        _row("search", f"{len(found['search'])} trials, the best at rate {rate:.3g}")
     if len(estimator.groups_) > 1:
         _row("predicts", f"the mean of {len(estimator.models_)} networks of the recipes that follow")
     for recipe, models in estimator.groups_:
@@ -132,9 +133,9 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
         _row("network", f"{each}{network_in_words(network)}")
         _row("inputs", inputs_in_words(network))
         validated = [model for model in models if "validation_loss" in model.history]
-        best = [*map(best_epoch, validated)]
+        best = [*map(_best_epoch, validated)]
         of_best = f"{min(best)} to {max(best)}" if len(best) > 1 else f"{best[0]}"
-        rest = f"; {best_epoch(models[-1])} epochs on all rows" if len(models) > len(validated) else ""
+        rest = f"; {_best_epoch(models[-1])} epochs on all rows" if len(models) > len(validated) else ""
         loss = np.mean([min(model.history["validation_loss"]) for model in validated])
         names, unit = losses_in_words(network), "" if classes else " of the standardised target"
         how = f"{recipe.epochs} epochs in batches of {recipe.batch_size}, {recipe.optimizer}"

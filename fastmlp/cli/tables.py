@@ -7,7 +7,6 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +78,6 @@ OPTIONS = {
     "--threshold": "NUMBER least probability to predict the second class: 0.3, balanced, or costs like 5:1",
     "--preset": "NAME fast, good or best: how much time is given; default good",
     "--time-limit": "TIME end after 60s or 5m, with reading, compiling and the report",
-    "--search": "TIME search sizes and rates first, for 60s or 5m",
     "--members": "N networks of each recipe; default by the rows",
     "--class-weight": "NAME balanced: every class counts the same",
     "--json": " print one JSON object in place of the lines",
@@ -145,10 +143,10 @@ def telling(source: str | None = None) -> Iterator[None]:
 def train(arguments: argparse.Namespace) -> int:
     """Train on a table; return the exit code."""
     called = time.monotonic()
-    from fastmlp.tables.deadline import Deadline
     from fastmlp.tables.estimators import ESTIMATORS
     from fastmlp.tables.held_out import LEAST_ROWS, dependence_of, held_rows
     from fastmlp.tables.report import compared, outputs_in_parts, simpler
+    from fastmlp.tables.search import Deadline
 
     with telling(arguments.dataset):
         limit = None if arguments.time_limit is None else _seconds("time-limit", arguments.time_limit)
@@ -280,8 +278,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         checks.choice("hidden activation", arguments.activation, HIDDEN)
     with contextlib.suppress(ValueError, TypeError):
         options["threshold"] = float(arguments.threshold)
-    seconds = partial(_seconds, "search")
-    for name, converted in (("hidden", widths), ("layers", layers_of), ("search", seconds)):
+    for name, converted in (("hidden", widths), ("layers", layers_of)):
         text = getattr(arguments, name)
         options[name] = None if text is None else converted(text)
     recipes_of(options | {"monotone": None, "loss": arguments.loss or "squared"})

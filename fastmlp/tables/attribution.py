@@ -11,10 +11,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastmlp import checks
 from fastmlp.derivatives.attribution import Attribution, along
-from fastmlp.tables import members
 from fastmlp.tables.columns import Array
 from fastmlp.tables.frames import TableError, pl
-from fastmlp.tables.recipe import rows_for
+from fastmlp.tables.recipe import mean_outputs, rows_for
 from fastmlp.tables.tasks import Classification, Several
 
 MOST_CELLS = 1 << 22  # most derivatives by columns of X in memory at a time
@@ -114,7 +113,7 @@ class Attributed:
     def _predicted(self, X: Any, index: int) -> Array:
         """Return a prediction (rows,) for X: a number in the target's unit, or a probability."""
         factor, constant, is_log = self.task_.links[index]
-        linear: Array = factor * members.outputs(self.models_, X)[:, index] + constant
+        linear: Array = factor * mean_outputs(self.models_, X)[:, index] + constant
         return np.exp(linear) if is_log else linear
 
     def _gradient(self, X: Any, index: int) -> Array:

@@ -19,11 +19,10 @@ from fastmlp.checks import CheckpointError
 from fastmlp.data.arrays import checked_weights, floating_dtype
 from fastmlp.files import archive
 from fastmlp.model.state import is_bfloat16
-from fastmlp.tables import effects, held_out, members, report, selection
+from fastmlp.tables import effects, held_out, report, search
 from fastmlp.tables.attribution import Attributed
 from fastmlp.tables.categories import Targets
 from fastmlp.tables.columns import MISSING, Array
-from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import Encoding, in_doubt, rows_of_columns, with_codes
 from fastmlp.tables.exporting import Exported
 from fastmlp.tables.frames import TableError, as_given, pl, separated
@@ -32,7 +31,8 @@ from fastmlp.tables.intervals import HeldErrors, errors_of, out_of_fold
 from fastmlp.tables.kinds import Scaled
 from fastmlp.tables.kinds import row_numbers as numbers_of_rows
 from fastmlp.tables.reading import ReadOptions, as_frame
-from fastmlp.tables.recipe import Recipe, fixed, have_three, may_embed, recipes_of
+from fastmlp.tables.recipe import Recipe, balanced, have_three, may_embed, mean_outputs, recipes_of
+from fastmlp.tables.search import Deadline, Group, TableTraining
 from fastmlp.tables.targets import with_targets
 from fastmlp.tables.tasks import Classification, Regression, Several, Task, learned_task
 from fastmlp.tables.writings import FoundWritings, Given, as_learned, as_written
@@ -82,10 +82,8 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
         Number of networks of each recipe. The first networks, one to five, hold out parts of the rows, which
         choose recipes and numbers of epochs; the others have all rows. The mean of the best recipes predicts.
     time_limit : float, optional
-        Seconds of `fit`, with reading, compiling and the search: a short time has fewer networks, epochs and
+        Seconds of `fit`, with reading and compiling: a short time has fewer networks, epochs and
         rows. Of `fastmlp train` with its report.
-    search : float, optional
-        Seconds of a search for the hidden layers and the rate, if not given, before the training.
     backend, threads, dtype : as for `fastmlp.fit`, "bfloat16" too; dtype float32 if None
     random_state : int, RandomState or None
     progress : bool or None
@@ -100,7 +98,6 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
     models_ : list of Model, all networks
     errors_ : HeldErrors or None, of a regression the errors on rows held out, and their sizes by the
         prediction, over the target's deviation
-    trials_ : list of SearchTrial, the trials of the search
     shortened_ : str or None, in words the networks, epochs and rows that `time_limit` left out
     report_ : dict; "columns" has a row for each column: name, kind, use, missing values, levels of a
         category, an example, and a doubt; `fastmlp train`, and `fit` with `test`, add scores
@@ -133,7 +130,6 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
         l2: float | None = None,
         members: int | None = None,
         time_limit: float | None = None,
-        search: float | None = None,
         backend: str = "auto",
         threads: int | None = None,
         dtype: Any = None,
@@ -299,32 +295,25 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
         training = self._training(
             X, self.task_.encoded(y), weights, recipes[0], dependence, deadline, several
         )
-        self.trials_: list[selection.SearchTrial] = []
-        if self.search is not None:
-            seconds = min(float(self.search), max(1.0, deadline.left / 2))
-            first = next((recipe for recipe in recipes if recipe.embeds), recipes[0])
-            recipe, self.trials_ = selection.searched(training, first, seconds, fixed(self._settings))
-            recipes = (recipe,)
-        groups, self.shortened_ = selection.train(training, recipes)
+        groups, self.shortened_ = search.train(training, recipes)
         self._take(groups, training, weights)
 
     def _training(
         self, X: Any, targets: Array, weights: Array | None, recipe: Recipe, dependence: Dependence,
         deadline: Deadline, several: Array | None = None,
-    ) -> members.TableTraining:  # fmt: skip
+    ) -> TableTraining:  # fmt: skip
         """Return the rows for trainings with the estimator's options; several : as for `inputs_of`"""
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         signs = self.encoding_.signs(self.monotone or {})
         several = np.zeros(0, bool) if several is None else several & (signs[: len(several)] == 0)
-        weights = members.weights_of(targets, weights, self.task_, recipe)
-        return members.TableTraining(
+        if recipe.balanced:
+            weights = balanced(targets, weights, self.task_.n_out)
+        return TableTraining(
             X, targets, weights, self.task_, seed, several, signs, deadline, dependence, self.backend,
             self.threads, self.dtype, self.progress,
         )  # fmt: skip
 
-    def _take(
-        self, groups: list[selection.Group], training: members.TableTraining, weights: Array | None
-    ) -> None:
+    def _take(self, groups: list[Group], training: TableTraining, weights: Array | None) -> None:
         """Keep the networks of groups, and the errors or the threshold by the rows held out."""
         self.groups_ = [(group.recipe, group.models) for group in groups]
         self.errors_: HeldErrors | None = None
@@ -367,7 +356,7 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
         dependence = dependence_of(frame, values, self.time, self.group, self.encoding_.dropped)
         encoded, targets = self.encoding_.encoded(frame, self._dtype), self.task_.encoded(values)
         training = self._training(encoded, targets, weights, self.recipe_, dependence, Deadline())
-        self._take(selection.more(training, self.groups_), training, weights)
+        self._take(search.more(training, self.groups_), training, weights)
         before = self.report_.get("held out"), f"before {len(values)} rows more were learned"
         self.report_ |= {"held out": ", ".join(filter(None, before))}
         self.fingerprint_ = " ".join([*known, digest])
@@ -417,7 +406,7 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
         frame, models = self._columns_of(X), self.models_
         batches = self.encoding_.batches(frame, self._dtype)
         found = report.in_parts(
-            lambda batch: members.outputs(models, batch), batches, len(frame), "predicting", self.progress
+            lambda batch: mean_outputs(models, batch), batches, len(frame), "predicting", self.progress
         )
         for line in self.encoding_.remarks(frame):
             warnings.warn(line, stacklevel=3)  # the caller of predict

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.tables import members
 from fastmlp.tables.columns import Array, Column
 from fastmlp.tables.frames import pl
 from fastmlp.tables.kinds import Date, Number, Text
+from fastmlp.tables.recipe import mean_outputs
 from fastmlp.tables.tasks import Classification
 
 REPEATS = 5  # permutations of each column
@@ -69,7 +69,7 @@ def importances(
         for index in np.flatnonzero((orders != order[:, None]).any(axis=0)):
             for columns_of_x in slices[index]:
                 shuffled = with_shuffled(shuffled, columns_of_x, orders[:, index])
-        return -task.error(true, members.outputs(models, shuffled))
+        return -task.error(true, mean_outputs(models, shuffled))
 
     # Each column stands for its columns of X, by the numbers of its rows.
     orders = np.repeat(order[:, None], len(columns), axis=1)

@@ -36,7 +36,7 @@ VISITS = 3_000_000
 MEMBER_VISITS = 60_000_000  # most rows in all epochs of all networks by default
 
 MANY_ROWS, ENOUGH_ROWS = 3500, 5000
-"""From the first number of rows on, recipes have two networks; from the second on, one; see `selection`."""
+"""From the first number of rows on, recipes have two networks; from the second on, one; see `search`."""
 
 MOST_MEMBERS = 1000  # most networks of a recipe
 
@@ -209,7 +209,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("threads", "levels", "epochs", "batch_size"), partial(checks.whole, low=1)),
     **dict.fromkeys(("time", "group", "activation"), _text),
     **dict.fromkeys(("learning_rate", "dropout", "l2"), checks.real),
-    **dict.fromkeys(("search", "time_limit"), partial(checks.real, low=0, open_low=True)),
+    "time_limit": partial(checks.real, low=0, open_low=True),
     "members": partial(checks.whole, low=1, high=MOST_MEMBERS),
     "threshold": _threshold,
     "monotone": _monotone,
@@ -239,8 +239,6 @@ def recipes_of(settings: Mapping[str, Any]) -> tuple[Recipe, ...]:
     given = {name: _CHECKS[name](name, value) for name, value in given.items()}
     if "loss" in settings:
         check_transform(settings["loss"], settings["target_transform"])
-    if "search" in given and len(fixed(settings)) == 2:
-        raise ValueError("search has nothing to search: hidden layers and learning_rate are given")
     if settings["monotone"] and "layers" not in given:
         given = {"activation": "relu"} | given
     if "layers" in given:
@@ -250,12 +248,6 @@ def recipes_of(settings: Mapping[str, Any]) -> tuple[Recipe, ...]:
     preset, balanced = given.get("preset", "good"), "class_weight" in given
     given = {field.name: given[field.name] for field in fields(Recipe) if field.name in given}
     return tuple(replace(recipe, balanced=balanced) for recipe in candidates(preset, given))
-
-
-def fixed(settings: Mapping[str, Any]) -> list[str]:
-    """Return the settings that a search must leave: hidden, learning_rate."""
-    layers = ["hidden"] * (settings["hidden"] is not None or settings["layers"] is not None)
-    return layers + ["learning_rate"] * (settings["learning_rate"] is not None)
 
 
 # --- inputs of networks ------------------------------------------------------------------------------------
@@ -320,3 +312,20 @@ def predicted(model: Model, X: Any) -> Array:
     """Return a network's outputs (rows, n_out) for X (rows, n), dense or CSR."""
     found = model.predict(rows_for(model.network.blocks, X))
     return np.hstack([*found.values()]) if isinstance(found, dict) else found
+
+
+def mean_outputs(models: Sequence[Model], X: Any) -> Array:
+    """Return the mean of the networks' outputs (rows, n_out), float64; probabilities of a row sum to 1."""
+    total: Array = np.zeros((X.shape[0], models[0].network.n_out))
+    for model in models if len(total) else ():
+        total += predicted(model, X)
+    whole = total.sum(axis=1, keepdims=True) if models[0].network.output == "softmax" else len(models)
+    mean: Array = total / whole
+    return mean
+
+
+def balanced(targets: Array, weights: Array | None, classes: int) -> Array:
+    """Return weights of rows (rows,), with equal sums for all classes; targets : (rows,) whole numbers"""
+    given: Array = np.ones(len(targets)) if weights is None else weights
+    sums = np.bincount(targets, given, classes)
+    return given / np.where(sums > 0, sums, 1)[targets] * given.sum() / classes

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp.system.notices import Bar
-from fastmlp.tables import members
 from fastmlp.tables.columns import Array
-from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import TOGETHER
 from fastmlp.tables.frames import pl
+from fastmlp.tables.recipe import mean_outputs
+from fastmlp.tables.search import Deadline
 from fastmlp.tables.tasks import MOST_CLASSES, Classification, Several, Task
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def outputs_in_parts(estimator: Any, X: Any) -> Array:
     """Return the outputs (rows, n_out) of an estimator for encoded rows, with a bar."""
     rows, models = X.shape[0], estimator.models_
     parts = (X[start : start + TOGETHER] for start in range(0, rows, TOGETHER))
-    return in_parts(lambda part: members.outputs(models, part), parts, rows, "scores", estimator.progress)
+    return in_parts(lambda part: mean_outputs(models, part), parts, rows, "scores", estimator.progress)
 
 
 def has_intervals(estimator: Any) -> bool:

@@ -7,7 +7,6 @@ damaged file may contradict itself.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import astuple
@@ -30,7 +29,6 @@ from fastmlp.tables.frames import different
 from fastmlp.tables.intervals import HeldErrors
 from fastmlp.tables.kinds import KINDS, Number, Text
 from fastmlp.tables.recipe import MOST_MEMBERS, Recipe
-from fastmlp.tables.selection import SearchTrial
 from fastmlp.tables.tasks import TASKS, Classification, Regression, Several, Task, check_transform
 from fastmlp.tables.tasks import described as described_task
 from fastmlp.tables.writings import Writing
@@ -90,7 +88,6 @@ Table = TypedDict(
         "target": str,
         "missing": list[str] | None,
         "recipes": list[dict[str, Any]],
-        "trials": list[tuple[tuple[Count, ...], Size, float | None, Size]],
         "report": Report,
         "fingerprint": str,
         "shortened": str | None,
@@ -111,7 +108,6 @@ def write(path: str | os.PathLike[str], estimator: Any) -> None:
         "target": estimator.target_name_,
         "missing": None if estimator.missing is None else list(estimator.missing),
         "recipes": [recipe.described for recipe, _ in groups],
-        "trials": estimator.trials_,
         "report": estimator.report_,
         "fingerprint": estimator.fingerprint_,
         "shortened": estimator.shortened_,
@@ -182,12 +178,10 @@ def _checked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
     if not groups:
         raise ValueError("there is no network")
     _check_scores(table["report"])
-    trials: Any = ([math.nan if one is None else one for one in trial] for trial in table["trials"])
     return {
         "encoding_": encoding,
         "task_": task,
         "groups_": groups,
-        "trials_": [SearchTrial(*trial) for trial in trials],  # JSON has no NaN
         "report_": table["report"],
         "fingerprint_": table["fingerprint"],
         "errors_": _errors(arrays, table["groups of errors"]) if isinstance(task, Regression) else None,

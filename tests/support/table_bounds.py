@@ -6,8 +6,7 @@ PLACES = {
     "MOST_MEANS": "categories",
     "WORDS_OF": "kinds",
     **dict.fromkeys(("BLOCK", "LONGEST"), "reading"),
-    **dict.fromkeys(("LARGE", "PILOT_ROWS", "LEAST_ROWS"), "deadline"),
-    **dict.fromkeys(("HIDDEN", "MARGIN"), "selection"),
+    **dict.fromkeys(("LEAST_ROWS", "MARGIN"), "search"),
     "MOST_CELLS": "effects",
     "LINEAR_ROWS": "report",
 }

@@ -8,10 +8,10 @@ from support.flats import LEARNED, QUICK, flats
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.cli.main import main
-from fastmlp.tables import members
 from fastmlp.tables.base import TableEstimator
 from fastmlp.tables.estimators import load
-from fastmlp.tables.members import TableTraining
+from fastmlp.tables.recipe import mean_outputs
+from fastmlp.tables.search import TableTraining
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +84,7 @@ def _files_of_all_models_are_read(tmp_path_factory):
             np.testing.assert_equal(getattr(again, name, None), getattr(model, name, None))
         assert [recipe for recipe, _ in again.groups_] == [recipe for recipe, _ in model.groups_]
         assert [one.history for one in again.models_] == [one.history for one in model.models_]
-        outputs = members.outputs(model.models_, X)
-        np.testing.assert_array_equal(members.outputs(again.models_, X), outputs, strict=True)
+        outputs = mean_outputs(model.models_, X)
+        np.testing.assert_array_equal(mean_outputs(again.models_, X), outputs, strict=True)
         decoded = model.task_.decoded(outputs)
         np.testing.assert_array_equal(again.task_.decoded(outputs), decoded, strict=True)

@@ -13,7 +13,7 @@ from fastmlp.fitting import fit
 from fastmlp.tables.frames import TableError
 from fastmlp.tables.held_out import folds
 from fastmlp.tables.recipe import PRESETS
-from fastmlp.tables.selection import HELD_ROWS
+from fastmlp.tables.search import HELD_ROWS
 from fastmlp.tables.tasks import Classification, Regression
 
 QUICK = {"hidden": (8,), "preset": "fast", "backend": "fused", "threads": 1, "random_state": 0}

@@ -185,12 +185,6 @@ def test_without_polars_it_is_named(folder, text, command, monkeypatch):
     assert error == f"fastmlp: error: a table needs polars: {how}\n"
 
 
-def test_a_search_is_reported(folder, command):
-    options = f"--target price --drop kind --search 0.1s {QUICKLY}".replace("--learning-rate 0.02", "")
-    output = command(f"train {folder}/flats.csv --epochs 5 {options}")
-    assert re.match(r"\d+ trials, the best at rate ", value(output, "search"))
-
-
 @pytest.mark.slow  # a process that trains two networks, 8 s
 @needs.posix("terminals")
 def test_bars_move_while_a_table_is_read_and_learned(folder):

@@ -14,14 +14,13 @@ import pytest
 from sklearn.datasets import load_digits
 from support.processes import python
 from support.selection import matrix
-from support.table_bounds import bound
 
-from fastmlp import Callback, TableClassifier, TableRegressor, fit
+from fastmlp import Callback, TableClassifier, TableRegressor
 from fastmlp.system.compiling import compiling
-from fastmlp.tables import selection
-from fastmlp.tables.deadline import LEAST_ROWS, SLOWEST, Deadline, within
+from fastmlp.tables import search
 from fastmlp.tables.recipe import PRESETS, Recipe
 from fastmlp.tables.report import simpler
+from fastmlp.tables.search import LEAST_ROWS, NETWORKS_FRACTION, SLOWEST, Deadline, Job, TableTraining, within
 from fastmlp.tables.tasks import Regression
 from fastmlp.trained.model import Model
 
@@ -136,28 +135,25 @@ def test_a_table_takes_time_by_its_columns_and_not_by_their_square(tmp_path):
         assert most < 2 * 10 * least, step
 
 
-def trained_by(callback):
-    """What trains a network of a recipe on numbers, with a callback before others."""
-    X = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+def training(callback, left=60):
+    """The trainings of networks on numbers, with a callback before others, in some seconds."""
+    X, deadline = np.random.default_rng(0).normal(size=(300, 2)), Deadline(left / NETWORKS_FRACTION)
 
-    def trained(recipe, part, more):
-        network, steps = recipe.network(2, Regression(0.0, 1.0)), recipe.optimizer_of(10)
-        return fit(
-            network,
-            X[part[0]],
-            X[part[0], 0],
-            optimizer=steps,
-            epochs=recipe.epochs,
-            validation=(X[part[1]], X[part[1], 0]),
-            backend="reference",
-            callbacks=[callback, *more],
-        )
+    class Called(TableTraining):
+        def networks(self, jobs, stop):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(search, "EarlyStopping", lambda patience: callback)
+                return super().networks(jobs, stop)
 
-    return trained
+    task, several = Regression(0.0, 1.0), np.zeros(0, bool)
+    return Called(X, X[:, 0], None, task, 0, several, np.zeros(2), deadline, backend="reference")
 
 
 class Slow(Callback):
     """Takes some seconds by a clock in chunks one by one, of all its trainings; perhaps to compile."""
+
+    def __deepcopy__(self, memo):
+        return self
 
     def __init__(self, clock, *seconds, spent=nullcontext):
         self.clock, self.seconds, self.spent = clock, list(seconds), spent
@@ -168,17 +164,18 @@ class Slow(Callback):
 
 
 def test_compiling_is_no_part_of_a_networks_share(clock):
-    part, recipe = (np.arange(200), np.arange(200, 300)), Recipe(hidden=(4,), epochs=3)
+    part, recipe = (np.arange(200), np.arange(200, 300)), Recipe(hidden=(4,), epochs=3, batch_size=200)
 
     def in_time(seconds, left, must):
-        return within(seconds, left, recipe, part, trained_by(Slow(clock, 1.2, spent=compiling)), must)
+        slow = training(Slow(clock, 1.2, spent=compiling), left)
+        return within(slow, seconds, Job(recipe, part), must)
 
-    own, used, model = in_time(1, 60, must=True)
-    assert own is recipe
-    assert used is part
+    job, model = in_time(1, 60, must=True)
+    assert job.recipe is recipe
+    assert job.part is part
     assert len(model.history["loss"]) == 3
-    shorter, _, _ = in_time(60, 1, must=True)
-    assert shorter.epochs == 1
+    shorter, _ = in_time(60, 1, must=True)
+    assert shorter.recipe.epochs == 1
     assert in_time(60, 1, must=False) is None
 
 
@@ -189,41 +186,10 @@ def test_compiling_is_no_part_of_a_networks_share(clock):
 )
 def test_a_network_that_runs_out_of_time_has_the_epochs_that_it_was_trained(clock, epochs, chunks):
     """By the first chunk's pace there is time enough."""
-    part, recipe = (np.arange(200), np.arange(200, 300)), Recipe(hidden=(4,), epochs=epochs)
-    own, _, model = within(1.5, 60, recipe, part, trained_by(Slow(clock, *chunks)), must=True)
-    assert own.epochs == len(model.history["loss"]) < epochs
-
-
-BEGUN = {
-    "all fit": (60, 1.0, (3, 200)),
-    "fewer epochs": (2.0, 1.0, (1, 200)),
-    "fewer rows": (0.97, 1.0, (1, 127)),
-    "fewer rows for others, too": (1.0, 0.1, (1, 20)),
-    "one of its epochs fits, but none of others": (2.1, 1 / 6, (1, 49)),
-    "all fit, and others": (60, 1 / 6, (3, 200)),
-}
-"""Seconds, the share of them for an epoch, and the epochs and rows that follow the pilot's."""
-
-
-@pytest.mark.parametrize("name", BEGUN)
-def test_a_pilot_shows_how_much_of_a_large_table_fits(monkeypatch, clock, name):
-    """An epoch of 200 rows takes 1.2 s, by 0.12 s for 20: what does not fit is never begun.
-
-    The table is large with the rows held out alone.
-    """
-    bound(monkeypatch, LARGE=250, PILOT_ROWS=20, LEAST_ROWS=20)
-    (seconds, room, begun), train, found = BEGUN[name], trained_by(Slow(clock)), []
-
-    def trained(recipe, part, more):
-        model = train(recipe, part, more)
-        if not found:
-            more[0].working = 0.12
-        found.append((recipe.epochs, len(part[0])))
-        return model
-
-    part, recipe = (np.arange(200), np.arange(200, 300)), Recipe(hidden=(4,), epochs=3)
-    within(seconds, 60, recipe, part, trained, must=True, room=room)
-    assert found == [(1, 20), begun]
+    part = np.arange(200), np.arange(200, 300)
+    job = Job(Recipe(hidden=(4,), epochs=epochs, batch_size=200), part)
+    own, model = within(training(Slow(clock, *chunks)), 1.5, job)
+    assert own.recipe.epochs == len(model.history["loss"]) < epochs
 
 
 @pytest.mark.parametrize(
@@ -240,15 +206,16 @@ def test_where_one_recipe_has_fewer_rows_all_have_and_the_best_has_the_time_left
     monkeypatch.setitem(PRESETS, "good", alike)
     begun = []
 
-    def few(seconds, left, recipe, part, trained, must, room=1.0):
+    def few(training, seconds, job, must=True, room=1.0, race=None):
         """Networks have 16 of 80 rows, and 40 once there is time."""
+        recipe, part = job.recipe, job.part
         begun.append((recipe, len(part[0]), must, room))
         count, held = ((16, 4), (40, 10))[len(begun) > 3]
         recipe = replace(recipe, learning_rate=rates[len(begun) > 3])
-        part = (part[0][:count], part[1][:held])
-        return recipe, part, trained(recipe, part, [])
+        job = Job(recipe, (part[0][:count], part[1][:held]))
+        return job, *training.networks([job])
 
-    monkeypatch.setattr(selection, "within", few)
+    monkeypatch.setattr(search, "within", few)
     model = TableRegressor(**QUICK, epochs=10, members=2, batch_size=16, time_limit=60)
     says = rf"^time_limit=60 left room for 1 of 2 networks, {rows} of 100 rows$"
     with pytest.warns(UserWarning, match=says):
@@ -264,36 +231,18 @@ def test_where_epochs_are_left_out_the_best_recipe_has_the_time_left(monkeypatch
     """A network has 2 of 10 epochs; as many as are given once all networks are there."""
     begun = []
 
-    def short(seconds, left, recipe, part, trained, must, room=1.0):
-        begun.append((recipe.epochs, must))
-        recipe = replace(recipe, epochs=(2, longer)[len(begun) > 1])
-        return recipe, part, trained(recipe, part, [])
+    def short(training, seconds, job, must=True, room=1.0, race=None):
+        begun.append((job.recipe.epochs, must))
+        job = job._replace(recipe=replace(job.recipe, epochs=(2, longer)[len(begun) > 1]))
+        return job, *training.networks([job])
 
-    monkeypatch.setattr(selection, "within", short)
+    monkeypatch.setattr(search, "within", short)
     model = TableRegressor(**QUICK, preset="fast", epochs=10, members=2, time_limit=60)
     with pytest.warns(UserWarning, match=r"^time_limit=60 left room for "):
         model.fit(rows_of_numbers(100), "y")
     assert begun == [(10, True), (10, True)]
     assert len(model.models_) == networks
     assert {len(one.history["loss"]) for one in model.models_} == {longer if networks == 1 else 2}
-
-
-@matrix
-def test_a_search_in_a_short_limit_does_not_compile(tmp_path):
-    """In a process that finds no machine code."""
-    code = """
-import numpy as np, warnings
-warnings.simplefilter("ignore")
-from fastmlp import TableRegressor
-from fastmlp.system.compiling import seconds_compiling
-X = np.random.default_rng(0).normal(size=(100, 3))
-model = TableRegressor(hidden=(8,), members=1, epochs=2, time_limit=1, search=0.3).fit(X, X[:, 0])
-print(model.models_[0].backend, seconds_compiling())
-"""
-    done = python("-c", code, FASTMLP_CACHE_DIR=str(tmp_path))
-    backend, seconds = done.stdout.split()
-    assert backend == "reference"
-    assert float(seconds) == 0
 
 
 @pytest.mark.slow  # compiles anew, 8 s
@@ -316,13 +265,6 @@ print(model.backend, limited.models_[0].backend, seconds_compiling() - before)
 """
     done = python("-c", code, FASTMLP_CACHE_DIR=str(tmp_path))
     assert done.stdout == "fused reference 0.0\n"
-
-
-def test_a_search_without_time_tries_the_recipes_own_settings():
-    model = TableRegressor(**QUICK, preset="fast", epochs=1, members=1, search=1e-9)
-    model.fit(rows_of_numbers(50), "y")
-    assert len(model.trials_) == 1
-    assert model.trials_[0].hidden == model.recipe_.hidden
 
 
 def test_a_limit_that_is_not_reached_changes_nothing():

@@ -14,7 +14,7 @@ from support.selection import matrix
 from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableRegressor
-from fastmlp.tables import members
+from fastmlp.tables import effects as of_effects
 from fastmlp.tables.effects import (
     EFFECT_ROWS,
     LEAST_ROWS,
@@ -25,6 +25,7 @@ from fastmlp.tables.effects import (
 )
 from fastmlp.tables.estimators import load
 from fastmlp.tables.plots import ACROSS, plot
+from fastmlp.tables.recipe import mean_outputs
 from fastmlp.tables.targets import targets_of
 
 
@@ -82,9 +83,12 @@ def test_importances_of_many_columns_predict_fewer_rows_of_each(monkeypatch, mos
     X, predicted = rng.normal(size=(400, 20)), []
     frame = pl.DataFrame(X, schema=[f"x{place}" for place in range(X.shape[1])])
     model = TableRegressor(**{**QUICK, "epochs": 5}).fit(frame, X[:, 0])
-    outputs = members.outputs
     bound(monkeypatch, MOST_CELLS=most)
-    monkeypatch.setattr(members, "outputs", lambda models, X: predicted.append(len(X)) or outputs(models, X))
+
+    def counted(models, X):
+        return predicted.append(len(X)) or mean_outputs(models, X)
+
+    monkeypatch.setattr(of_effects, "mean_outputs", counted)
     found = importances(model, frame, X[:, 0], seed=0)
     assert {*predicted} == {count}
     assert len(predicted) == REPEATS * 20 + 1

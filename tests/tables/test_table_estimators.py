@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import polars as pl
 import pytest
@@ -17,9 +15,6 @@ from support.selection import matrix
 from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableError, TableRegressor
-from fastmlp.tables import selection
-from fastmlp.tables.members import TableTraining
-from fastmlp.tables.recipe import BINNED
 from fastmlp.tables.report import drawn_rows
 from fastmlp.tables.tasks import Classification
 
@@ -128,41 +123,6 @@ def test_weights_and_balance_count():
     assert means[0] < min(means[1:])
 
 
-@pytest.fixture
-def _long_trials(monkeypatch):
-    """Every trial takes 100 s by the clock of the search."""
-    train, clock = TableTraining.networks, SimpleNamespace(seconds=0.0, monotonic=lambda: clock.seconds)
-
-    def trained(*arguments):
-        clock.seconds += 100
-        return train(*arguments)
-
-    monkeypatch.setattr(TableTraining, "networks", trained)
-    monkeypatch.setattr(selection, "time", clock)
-
-
-@pytest.mark.usefixtures("_long_trials")
-def test_the_search_keeps_the_best_trial_within_its_time(monkeypatch):
-    bound(monkeypatch, HIDDEN=((4,), (8,)))
-    settings = QUICK | {"hidden": (), "learning_rate": None, "epochs": 10}
-    model = TableRegressor(**settings, search=250).fit(flats().drop("kind"), "price")
-    best = min(model.trials_, key=lambda trial: trial.loss)
-    assert [trial.seconds for trial in model.trials_] == [100] * 3
-    assert model.trials_[0][:2] == ((), BINNED.learning_rate)
-    assert (model.recipe_.hidden, model.recipe_.learning_rate) == (best.hidden, best.learning_rate)
-    assert len({(trial.hidden, trial.learning_rate) for trial in model.trials_}) == 3
-
-
-@pytest.mark.usefixtures("_long_trials")
-@pytest.mark.parametrize("given", [{"hidden": (8,)}, {"learning_rate": 0.01}])
-def test_a_search_leaves_what_is_given(given):
-    settings = QUICK | {"hidden": None, "learning_rate": None, "epochs": 1} | given
-    model = TableRegressor(**settings, search=350).fit(flats().drop("kind"), "price")
-    ((name, value),) = given.items()
-    assert len({trial[:2] for trial in model.trials_}) == 4
-    assert {getattr(one, name) for one in (*model.trials_, model.recipe_)} == {value}
-
-
 # --- mistakes ---------------------------------------------------------------------------------------------
 
 
@@ -214,8 +174,6 @@ WRONG = [
     ({"dropout": 2}, ValueError, r"dropout must be in \[0, 1\), got 2"),
     ({"l2": -1}, ValueError, "l2 must be at least 0, got -1"),
     ({"learning_rate": -1}, ValueError, "learning_rate must be at least 0, got -1"),
-    ({"search": -1, "hidden": None}, ValueError, "search must be above 0, got -1"),
-    ({"search": 1}, ValueError, "search has nothing to search: hidden layers and learning_rate are given"),
     ({"dtype": "half"}, ValueError, "dtype must be float32 or float64, got 'half'"),
     ({"dtype": "bfloat16", "backend": "fused"}, ValueError, "dtype 'bfloat16' goes with the backends auto"),
     ({"hidden": 8}, TypeError, r"hidden must be widths like \(128, 64\), got 8"),

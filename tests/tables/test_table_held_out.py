@@ -138,10 +138,6 @@ def test_what_networks_hold_out_is_what_is_asked_for(trainings):
     assert day[rows].max() < day[held].min()
     assert len(model.errors_.scaled) == len(held) == 50
     assert {one.kind for one in model.encoding_.columns if one.name == "day"} == {"date"}
-    TableRegressor(**FAST | {"learning_rate": None, "members": 1}, time="day", search=0.01).fit(frame, "y")
-    searched = parts()
-    assert len(searched) == 2  # one of the search
-    assert all(day[rows].max() < day[held].min() for rows, held in searched)
     model = TableRegressor(**QUICK | {"members": 6}, group="who", preset="fast").fit(frame, "y")
     who, fifths = frame["who"].to_numpy(), parts()
     assert len(fifths) == 5

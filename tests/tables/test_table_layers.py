@@ -95,14 +95,12 @@ def test_a_data_set_with_layers(command):
 @pytest.mark.parametrize(("kind", "target"), [(TableRegressor, "price"), (TableClassifier, "kind")])
 def test_estimators_of_tables_take_layers(kind, target):
     frame = flats()
-    estimator = kind(layers=LAYERS, search=0.2, dtype="float64", **QUICK).fit(frame, target)
+    estimator = kind(layers=LAYERS, dtype="float64", **QUICK).fit(frame, target)
     assert [one.kind.name for one in estimator.models_[0].network.operations] == [
         "dense", "layer_norm", "dense", "add", "batch_norm", "dense",
     ]  # fmt: skip
-    assert all(trial.hidden == () for trial in estimator.trials_)
     for given, said in (
         ({"hidden": (8,)}, "layers says what the hidden layers are; leave out hidden"),
-        ({"search": 1, "learning_rate": 0.1}, "nothing to search"),
         ({"layers": [Dense(4, Activation("own", np.tanh))]}, "activations by name"),
         ({"layers": []}, "at least one layer"),
     ):

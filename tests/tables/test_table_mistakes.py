@@ -187,7 +187,6 @@ def test_letters_that_a_picture_has_not_are_refused_in_one_line(tmp_path, comman
         ("train flats.csv --target price --hidden 3,x", 2, "hidden must be widths like 128,64 or none"),
         ("train none.csv --target price --hidden 0", 2, "every width of hidden must be at least 1, got 0"),
         ("train flats.csv --target price --dropout 1 --drop size,city,kind", 2, "dropout must be in [0, 1)"),
-        ("train flats.csv --target price --search soon", 2, "search must be a time like 60s or 5m, got 'soo"),
         ("train flats.csv --target price --epochs 0", 2, "epochs must be at least 1, got 0"),
         ("train flats.csv --target price --test-share 1", 2, "test-share must be in (0, 1), got 1.0"),
         ("train flats.csv --target price --test-share 0.99", 2, "--test-share 0.99 leaves 2 of 200 rows"),

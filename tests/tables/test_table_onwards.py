@@ -265,7 +265,7 @@ import os, signal, sys, threading, time, warnings
 from dataclasses import replace
 import fastmlp
 from fastmlp.cli.main import main
-from fastmlp.tables.members import TableTraining
+from fastmlp.tables.search import TableTraining
 from support.flats import flats
 
 def networks(training, planned, *more):

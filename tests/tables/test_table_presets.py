@@ -29,7 +29,7 @@ from fastmlp.tables.recipe import (
     inputs_of,
     may_embed,
 )
-from fastmlp.tables.selection import Group, near_best
+from fastmlp.tables.search import Group, near_best
 
 QUICK = {"hidden": (16,), "epochs": 40, "batch_size": 32, "backend": "fused", "threads": 1, "random_state": 0}
 

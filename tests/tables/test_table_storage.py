@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import pickle
 import re
@@ -17,11 +16,10 @@ from support.flats import QUICK, flats
 import fastmlp
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.files import archive
-from fastmlp.tables import members
-from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.estimators import load
+from fastmlp.tables.recipe import mean_outputs
 from fastmlp.tables.report import compared, simpler
-from fastmlp.tables.selection import SearchTrial
+from fastmlp.tables.search import Deadline
 from fastmlp.tables.writings import as_learned
 
 
@@ -39,15 +37,6 @@ def test_a_file_holds_the_model_and_its_preprocessing(tmp_path, regressor, class
     assert type(TableClassifier.load(tmp_path / "model")) is TableClassifier
     with pytest.raises(fastmlp.CheckpointError, match="holds a model of a classification, no TableRegressor"):
         TableRegressor.load(tmp_path / "model")
-
-
-def test_a_trial_that_diverged_comes_back_as_one(tmp_path, regressor):
-    model = copy.copy(regressor)
-    model.trials_ = [SearchTrial((3,), 0.1, float("nan"), 1.0), SearchTrial((), 0.2, 0.5, 2.0)]
-    model.save(tmp_path / "model")
-    diverged, other = load(tmp_path / "model").trials_
-    assert np.isnan(diverged.loss)
-    assert other == model.trials_[1]
 
 
 def parts_of(value, path=()):
@@ -102,14 +91,13 @@ def test_whatever_part_of_a_file_is_changed_it_is_refused_or_can_be_used(tmp_pat
     options = {"columns": {"price": "drop", "note": "text"}}
     with pytest.warns(UserWarning, match="^columns left out: 'same' .*; columns in doubt: 'sold'"):
         model = TableClassifier(**QUICK | {"epochs": 2, "preset": "fast"}, **options).fit(frame, "kind")
-    model.trials_ = [SearchTrial((8,), 0.1, 0.5, 1.0)]
     held = np.arange(60) % 3 == 0
     y = np.array(frame["kind"].to_list())
     read, _ = as_learned(frame, model.encoding_.writings)
     parts = (one for rows in (~held, held) for one in (read.drop("kind").filter(rows), y[rows]))
     others = simpler(model, *parts, 0, Deadline())
     X = model.encoding_.encoded(read.filter(held))
-    model.report_ |= compared(model, members.outputs(model.models_, X), y[held], others)
+    model.report_ |= compared(model, mean_outputs(model.models_, X), y[held], others)
     model.report_ |= {"words": {"city": {"none": 3}}}
     path = tmp_path / "model"
     model.save(path)
