@@ -32,7 +32,7 @@ from fastmlp.tables.kinds import Scaled
 from fastmlp.tables.kinds import row_numbers as numbers_of_rows
 from fastmlp.tables.reading import ReadOptions, as_frame
 from fastmlp.tables.recipe import Recipe, balanced, have_three, may_embed, mean_outputs, recipes_of
-from fastmlp.tables.search import Deadline, Group, TableTraining
+from fastmlp.tables.search import Deadline, RecipeGroup, TableTraining
 from fastmlp.tables.targets import with_targets
 from fastmlp.tables.tasks import Classification, Regression, Several, Task, learned_task
 from fastmlp.tables.writings import FoundWritings, Given, as_learned, as_written
@@ -313,7 +313,7 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
             self.threads, self.dtype, self.progress,
         )  # fmt: skip
 
-    def _take(self, groups: list[Group], training: TableTraining, weights: Array | None) -> None:
+    def _take(self, groups: list[RecipeGroup], training: TableTraining, weights: Array | None) -> None:
         """Keep the networks of groups, and the errors or the threshold by the rows held out."""
         self.groups_ = [(group.recipe, group.models) for group in groups]
         self.errors_: HeldErrors | None = None

@@ -274,7 +274,7 @@ class TableTraining:
 
 
 @dataclass(eq=False)
-class Group:
+class RecipeGroup:
     """The networks of a recipe.
 
     planned, recipe : the recipe, and the recipe of the networks in the time
@@ -328,7 +328,7 @@ class Group:
         return [f"{used} of {whole} {what}" for what, (used, whole) in counts.items() if used != whole]
 
 
-def train(training: TableTraining, recipes: Sequence[Recipe]) -> tuple[list[Group], str | None]:
+def train(training: TableTraining, recipes: Sequence[Recipe]) -> tuple[list[RecipeGroup], str | None]:
     """Return the networks of the best recipes, the best first, and in words what the time left out.
 
     Networks of all recipes hold out the same part of the rows, then the next part. Between parts, recipes
@@ -342,7 +342,7 @@ def train(training: TableTraining, recipes: Sequence[Recipe]) -> tuple[list[Grou
     the end of a first network, and DivergenceError if all networks diverge.
     """
     rows, deadline, dependence = len(training.targets), training.deadline, training.dependence
-    groups = [Group(one, one) for one in (recipe.resolved(rows) for recipe in recipes)]
+    groups = [RecipeGroup(one, one) for one in (recipe.resolved(rows) for recipe in recipes)]
     most = max(group.planned.members for group in groups)
     whole = np.arange(rows), np.empty(0, int)
     # With few rows one part held out says little: more networks hold out parts, until HELD_ROWS have a loss.
@@ -373,7 +373,7 @@ def train(training: TableTraining, recipes: Sequence[Recipe]) -> tuple[list[Grou
     return groups, ", ".join(words) + until or None
 
 
-def more(training: TableTraining, groups: Sequence[tuple[Recipe, list[Model]]]) -> list[Group]:
+def more(training: TableTraining, groups: Sequence[tuple[Recipe, list[Model]]]) -> list[RecipeGroup]:
     """Return groups whose networks go on on the rows of a training, at a fraction of their rate.
 
     As many networks as before hold out parts of the rows, which choose the number of epochs.
@@ -383,7 +383,7 @@ def more(training: TableTraining, groups: Sequence[tuple[Recipe, list[Model]]]) 
     whole = np.arange(len(training.targets)), np.empty(0, int)
     for recipe, models in groups:
         slower = replace(recipe, learning_rate=MORE_RATE * recipe.learning_rate)
-        found.append(group := Group(recipe, recipe, len(whole[0])))
+        found.append(group := RecipeGroup(recipe, recipe, len(whole[0])))
         numbered = [*enumerate(models)]
         for batch, epochs in ((numbered[: len(parts)], False), (numbered[len(parts) :], True)):
             jobs = [
@@ -396,7 +396,7 @@ def more(training: TableTraining, groups: Sequence[tuple[Recipe, list[Model]]]) 
     return found
 
 
-def near_best(groups: Sequence[Group], dependence: Dependence = ALONE) -> list[Group]:
+def near_best(groups: Sequence[RecipeGroup], dependence: Dependence = ALONE) -> list[RecipeGroup]:
     """Return the groups with a loss that is not clearly greater than the least loss, by rising loss.
 
     Chance alone makes about 1 / sqrt(n) of n independent losses.
@@ -407,7 +407,7 @@ def near_best(groups: Sequence[Group], dependence: Dependence = ALONE) -> list[G
 
 
 def _followed(
-    training: TableTraining, groups: list[Group], part: Part, numbers: Sequence[int]
+    training: TableTraining, groups: list[RecipeGroup], part: Part, numbers: Sequence[int]
 ) -> tuple[int, bool]:
     """Train networks of each group on a part; return how many, and whether there was time for all.
 
@@ -474,13 +474,13 @@ def _followed(
     return begun, False
 
 
-def _longest(training: TableTraining, groups: list[Group], part: Part) -> list[Group]:
+def _longest(training: TableTraining, groups: list[RecipeGroup], part: Part) -> list[RecipeGroup]:
     """Return one network of the best recipe in all of the time left, if its loss is less; else the groups."""
     best, left = groups[0], training.deadline.left
     is_whole = (best.recipe.epochs, best.rows) == (best.planned.epochs, sum(map(len, part)))
     if is_whole or left < best.seconds:
         return groups
-    longest = Group(best.planned, best.planned)
+    longest = RecipeGroup(best.planned, best.planned)
     try:
         job, model = cast(tuple[Job, Fitted], within(training, left, Job(best.planned, part)))
         longest.add(training, job, _trained(model))
@@ -490,7 +490,7 @@ def _longest(training: TableTraining, groups: list[Group], part: Part) -> list[G
     return [longest] if longest.loss < best.loss else groups
 
 
-def _add_networks(groups: Sequence[Group]) -> int:
+def _add_networks(groups: Sequence[RecipeGroup]) -> int:
     """Give more networks to the best group, the first; return the greatest number of a group."""
     best, recipe = groups[0], groups[0].recipe
     networks = max(LEAST_NETWORKS, round((NETWORK_ROWS / best.rows) ** (1 / 3)))
