@@ -81,7 +81,7 @@ class Deadline:
         return self._began + NETWORKS_FRACTION * self.seconds - time.monotonic()
 
 
-class Job(NamedTuple):
+class Planned(NamedTuple):
     """A network to train.
 
     part : rows to train on, and rows held out; number : among the networks of the recipe
@@ -117,7 +117,7 @@ class Stop(Callback):
         self._training, self._seconds, self._judging, self._race = training, seconds, judging, race
         self._end = time.monotonic() + training.deadline.left
         self._seen: dict[int, float] = {}
-        self.jobs: Sequence[Job] = ()
+        self.jobs: Sequence[Planned] = ()
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # all trainings of a call of `fit_many` share the object
@@ -208,7 +208,7 @@ class TableTraining:
         """Return at most so many pairs of rows to train on and rows held out."""
         return [*itertools.islice(folds(self.targets, self.task, self.seed, self.dependence), most)]
 
-    def networks(self, jobs: Sequence[Job], stop: Stop | None = None) -> list[Fitted]:
+    def networks(self, jobs: Sequence[Planned], stop: Stop | None = None) -> list[Fitted]:
         """Return trained networks, with the parameters of the best epoch by the rows held out.
 
         All networks have the patience of the first recipe. A diverged network is replaced by the error, and a
@@ -235,7 +235,7 @@ class TableTraining:
             raise InterruptedMany(found)
         return found
 
-    def _options(self, job: Job, known: dict[Any, tuple[Any, ...]]) -> dict[str, Any]:
+    def _options(self, job: Planned, known: dict[Any, tuple[Any, ...]]) -> dict[str, Any]:
         """Return the options of `fit_many` for a network; known : arrays of rows, which networks share."""
         recipe, (rows, held), index, epochs, initial = job
         inputs = inputs_of(self.X.shape[1], recipe, self.several)
@@ -292,7 +292,7 @@ class RecipeGroup:
     outputs: list[Array] = field(default_factory=list)
     seconds: float = 0.0
 
-    def add(self, training: TableTraining, job: Job, model: Model) -> None:
+    def add(self, training: TableTraining, job: Planned, model: Model) -> None:
         """Add the network of a job."""
         held = job.part[1]
         if not self.models:  # perhaps with fewer epochs or rows than planned
@@ -387,7 +387,9 @@ def more(training: TableTraining, groups: Sequence[tuple[Recipe, list[Model]]]) 
         numbered = [*enumerate(models)]
         for batch, epochs in ((numbered[: len(parts)], False), (numbered[len(parts) :], True)):
             jobs = [
-                Job(slower, whole if epochs else parts[index], index, group.epochs if epochs else None, model)
+                Planned(
+                    slower, whole if epochs else parts[index], index, group.epochs if epochs else None, model
+                )
                 for index, model in batch
             ]
             for job, model in zip(jobs, training.networks(jobs), strict=True):
@@ -426,7 +428,8 @@ def _followed(
     # All train together, on all threads; network by network in a race, or as long as there is time.
     for turn, batch in enumerate([[one] for one in queue] if alone else filter(None, [queue])):
         jobs = [
-            Job(group.recipe, part, number, None if len(part[1]) else group.epochs) for group, number in batch
+            Planned(group.recipe, part, number, None if len(part[1]) else group.epochs)
+            for group, number in batch
         ]
         is_first, must = not batch[0][0].models, not any(group.models for group in groups)
         stopwatch = Stopwatch()
@@ -482,7 +485,7 @@ def _longest(training: TableTraining, groups: list[RecipeGroup], part: Part) -> 
         return groups
     longest = RecipeGroup(best.planned, best.planned)
     try:
-        job, model = cast(tuple[Job, Fitted], within(training, left, Job(best.planned, part)))
+        job, model = cast(tuple[Planned, Fitted], within(training, left, Planned(best.planned, part)))
         longest.add(training, job, _trained(model))
     except (DivergenceError, InterruptedMany):
         return groups
@@ -505,18 +508,18 @@ def _add_networks(groups: Sequence[RecipeGroup]) -> int:
 def within(
     training: TableTraining,
     seconds: float,
-    job: Job,
+    job: Planned,
     must: bool = True,
     room: float = 1.0,
     race: Race | None = None,
-) -> tuple[Job, Fitted] | None:
+) -> tuple[Planned, Fitted] | None:
     """Return a job with the epochs and rows that fit into some seconds, and what has come of the job.
 
     seconds : without compiling; must : True for fewer rows if no epoch fits; else None is returned
     room : fraction of the time for an epoch; a longer epoch has fewer rows; race : of the part
     """
 
-    def allowed(job: Job, judging: bool) -> tuple[Stop, Job, Fitted]:
+    def allowed(job: Planned, judging: bool) -> tuple[Stop, Planned, Fitted]:
         nonlocal seconds
         stop = Stop(training, seconds, judging, race)
         (found,) = training.networks([job], stop)

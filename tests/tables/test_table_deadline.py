@@ -20,7 +20,15 @@ from fastmlp.system.compiling import compiling
 from fastmlp.tables import search
 from fastmlp.tables.recipe import PRESETS, Recipe
 from fastmlp.tables.report import simpler
-from fastmlp.tables.search import LEAST_ROWS, NETWORKS_FRACTION, SLOWEST, Deadline, Job, TableTraining, within
+from fastmlp.tables.search import (
+    LEAST_ROWS,
+    NETWORKS_FRACTION,
+    SLOWEST,
+    Deadline,
+    Planned,
+    TableTraining,
+    within,
+)
 from fastmlp.tables.tasks import Regression
 from fastmlp.trained.model import Model
 
@@ -168,7 +176,7 @@ def test_compiling_is_no_part_of_a_networks_share(clock):
 
     def in_time(seconds, left, must):
         slow = training(Slow(clock, 1.2, spent=compiling), left)
-        return within(slow, seconds, Job(recipe, part), must)
+        return within(slow, seconds, Planned(recipe, part), must)
 
     job, model = in_time(1, 60, must=True)
     assert job.recipe is recipe
@@ -187,7 +195,7 @@ def test_compiling_is_no_part_of_a_networks_share(clock):
 def test_a_network_that_runs_out_of_time_has_the_epochs_that_it_was_trained(clock, epochs, chunks):
     """By the first chunk's pace there is time enough."""
     part = np.arange(200), np.arange(200, 300)
-    job = Job(Recipe(hidden=(4,), epochs=epochs, batch_size=200), part)
+    job = Planned(Recipe(hidden=(4,), epochs=epochs, batch_size=200), part)
     own, model = within(training(Slow(clock, *chunks)), 1.5, job)
     assert own.recipe.epochs == len(model.history["loss"]) < epochs
 
@@ -212,7 +220,7 @@ def test_where_one_recipe_has_fewer_rows_all_have_and_the_best_has_the_time_left
         begun.append((recipe, len(part[0]), must, room))
         count, held = ((16, 4), (40, 10))[len(begun) > 3]
         recipe = replace(recipe, learning_rate=rates[len(begun) > 3])
-        job = Job(recipe, (part[0][:count], part[1][:held]))
+        job = Planned(recipe, (part[0][:count], part[1][:held]))
         return job, *training.networks([job])
 
     monkeypatch.setattr(search, "within", few)
