@@ -149,6 +149,20 @@ def column_of(memory, start, offset, number, rows, units):
     return memory.at(start + (offset + number * units) * rows), [rows, units]
 
 
+@_viewing(1)
+def weights_of_column(array, block, column):
+    """Return the weights of a block's column in a flat vector of parameters or gradients, (n,)."""
+    length = (block.biases - block.weights) // block.columns
+    return array.at(block.weights + column * length), [length]
+
+
+@_viewing(1)
+def biases_of_column(array, block, column):
+    """Return the biases of a block's column in a flat vector of parameters or gradients, (n,)."""
+    length = (block.trained - block.biases) // block.columns
+    return array.at(block.biases + column * length), [length]
+
+
 @_viewing(2)
 def weights_of(array, layer):
     """Return a layer's weights in a flat vector (P,) of parameters or gradients."""

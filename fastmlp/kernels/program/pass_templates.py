@@ -72,7 +72,7 @@ def backward(call, worker, workers):
     """Write the gradient of a loss to call.gradients, and that by the inputs, given that by the outputs."""
     input_backward(call, worker, workers)
     wait(call.barrier, worker, workers)
-    weights_step(call, 0, call.samples, call.step, 0.0, 0.0, 0.0, worker, workers)
+    weights_step(call, 0, call.samples, call.step, 0.0, (0.0, 0.0), worker, workers)
 
 
 def input_backward(call, worker, workers):

@@ -52,10 +52,10 @@ def fields_of(dtype: Any, names: str) -> list[tuple[str, Any]]:
 
 OPERATION = np.dtype(
     [
-        *fields_of(np.int64, "kind source other n_in n_out weights biases trained end units saved"),
+        *fields_of(np.int64, "file kind source other n_in n_out weights biases trained end units saved"),
         *fields_of(np.int64, "saved_units activation adds adds_other gates gated trains_bias gives_logits"),
-        *fields_of(np.int64, "is_block columns tables by_column sparse_updates column sparse_in subrows"),
-        *fields_of(np.int64, "second width joined fused is_fused sums curvature"),
+        *fields_of(np.int64, "whole_batch columns tables by_column sparse_updates column sparse_in subrows"),
+        *fields_of(np.int64, "second width joined sums curvature"),
         *fields_of(np.float64, "dropout l1 l2 epsilon momentum"),
         ("numbers", np.float64, (MOST_NUMBERS,)),
     ],
@@ -63,11 +63,12 @@ OPERATION = np.dtype(
 )
 """An operation in numbers; compiled code takes all operations as a single array of records.
 
-kind, activation : codes; source, other : the operations read, -1 for the inputs and for none
+file, kind, activation : codes; the first of the file with what it does, see `fastmlp.kernels.codes.file_of`
+source, other : the operations read, -1 for the inputs and for none
+whole_batch : whether it needs statistics of the whole batch, as a batch norm in training
 adds, adds_other : as `adds` of `fastmlp.model.operations.Operation`, as are the other fields
 gives_logits : whether a loss reads its logits, the network's or a head's
 width : the numbers of a row of its output
-fused : for the last operation of a fused chain the chain's length, else 0
 curvature : the code of an activation's slope, whose derivative is the second derivative; 0 where not needed
 epsilon, momentum : of a batch norm; numbers : the hyperparameters of a formula of a row, NaN for the dtype's
 epsilon
@@ -223,7 +224,7 @@ logits, activations, dropped, deltas : (batch * units of all operations)
 scratch : (workers, scratch_length), `workspace.scratch_length`, for the matmul slots
 slices : (workers, slice_length), `workspace.slice_length`, for slices of gradients, applied at once
 part_sums : (parts of a batch * sums of all fused chains), of each operation of a chain (parts, its gain and
-    shift): see `fused_chains.fused_backward`
+    shift): see `operations.fused_chain.fused_backward`
 private : (workers, private_length), `variant.SpecializedProgram.private`, laid out by the program of a single
     network; the last buffer, and 0 at first
 """

@@ -15,6 +15,7 @@ from fastmlp.kernels.codegen.scalars import backward_of
 from fastmlp.kernels.codegen.symbols import INT32, Symbol
 from fastmlp.kernels.codegen.vectors import Vectors, counted, of_code
 from fastmlp.kernels.codegen.views import vector
+from fastmlp.kernels.codes import COPIES
 from fastmlp.model.custom import BIAS, number_variable
 from fastmlp.model.operations import Kind
 
@@ -140,10 +141,6 @@ class _Writer:
                 fixed[name] = row.number(section, at)
         wanted = set().union(*(expression.names() for expression in (*(end for end, _ in ends), *numbers)))
         return emit_row(row, self.read(wanted), ends, fixed, numbers, known)
-
-
-COPIES = ("copy", "concatenate", "members")
-"""Kinds without a formula, whose outputs are their sources' numbers."""
 
 
 def forward(kind, row, others=0, activation=None):

@@ -124,7 +124,7 @@ def apply_whole(call, s, worker, workers):
     if call.matrix_size > 0:
         orthogonalise_all(call, worker, workers)
         wait(call.barrier, worker, workers)
-    update_all(call, step, call.rates[s, 0], call.rates[s, 1], worker, workers)
+    update_all(call, step, (call.rates[s, 0], call.rates[s, 1]), worker, workers)
 
 
 def form_gradient(call, s, start, end, position, until, worker, workers, updates):
@@ -168,7 +168,7 @@ def form_gradient(call, s, start, end, position, until, worker, workers, updates
         # In the order of the rows, so that bits do not depend on the number of workers.
         value = total_of(call.sums, parts_of(rows), LOSS_ROWS) / objective.value_divisor + of_weights
         call.losses[s] = call.losses[s] + value if adds else value
-    weights_step(call, start, rows, step, penalised, call.rates[s, 0], call.rates[s, 1], worker, workers)
+    weights_step(call, start, rows, step, penalised, (call.rates[s, 0], call.rates[s, 1]), worker, workers)
 
 
 # --- entry points; their arguments: a call, this worker's number, how many workers there are -------------
@@ -192,7 +192,7 @@ def update(call, worker, workers):
         clip_all(call)
     if call.matrix_size > 0:
         orthogonalise_all(call, worker, workers)
-    update_all(call, call.step, call.rates[0, 0], call.rates[0, 1], worker, workers)
+    update_all(call, call.step, (call.rates[0, 0], call.rates[0, 1]), worker, workers)
 
 
 def predict(call, worker, workers):

@@ -13,11 +13,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastmlp.kernels.codes import (
     ACTIVATION_CODES,
-    BATCH_NORM,
-    FIXED_NORM,
+    FILE_CODES,
     LOSS_CODES,
     OPERATION_CODES,
     RULE_CODES,
+    file_of,
 )
 from fastmlp.kernels.program.records import (
     HEAD,
@@ -44,9 +44,9 @@ NAMES = {dtype: dtype.name for dtype in FLOATS}
 """The names of dtypes: NumPy builds the text again at every `dtype.name`."""
 
 COPIED = (
-    *("n_in", "n_out", "weights", "biases", "trained", "end", "units", "saved", "saved_units", "is_block"),
+    *("n_in", "n_out", "weights", "biases", "trained", "end", "units", "saved", "saved_units"),
     *("gates", "gated", "trains_bias", "dropout", "l1", "l2", "column", "sparse_in", "columns", "by_column"),
-    *("subrows", "second", "width", "joined", "is_fused", "sums"),
+    *("subrows", "second", "width", "joined", "sums"),
 )
 """Fields of an operation, unchanged in the record."""
 
@@ -77,14 +77,15 @@ def shape_of(network: Network) -> Shape:
     for record, one in zip(operations, network.operations, strict=True):
         for name in COPIED:
             record[name] = getattr(one, name)
+        record["file"] = FILE_CODES.code_of_key(file_of(one))
         record["kind"] = OPERATION_CODES.code(one.fused or one.kind)
         record["activation"] = ACTIVATION_CODES.code(activation_of(one.activation))
-        record["fused"] = len(one.fused.parts) if one.fused else 0
         record["source"], record["other"] = (*one.sources, NONE)[:2]
         record["adds"], record["adds_other"] = (*one.adds, False)[:2]
         record["gives_logits"] = one.is_head or one is network.operations[-1]
         record["tables"], record["sparse_updates"] = len(one.tables), getattr(one.layer, "sparse", False)
         if isinstance(one.layer, BatchNorm):
+            record["whole_batch"] = True
             record["momentum"], record["epsilon"] = one.layer.momentum, one.layer.epsilon
         given = [MACHINE_EPSILON if number is None else number for number in one.numbers]
         record["numbers"][: len(given)] = given
@@ -137,7 +138,7 @@ def resting_shape_of(network: Network) -> Shape:
     shape = shape_of(network)
     operations = shape.records["operations"].copy()
     operations["dropout"] = 0
-    operations["kind"][operations["kind"] == BATCH_NORM] = FIXED_NORM
+    operations["whole_batch"] = False
     return Shape.of(shape.words, shape.records | {"operations": operations})
 
 

@@ -1,25 +1,77 @@
-"""Fused chains of elementwise operations, with each number in registers throughout.
+"""A fused chain of elementwise operations, with each number in registers throughout.
 
 Each operation has the formula of its kind; the backward pass computes the numbers in between again.
-`Operation.fused` says which operations are a chain.
+`Operation.fused` says which operations are a chain: the last of them computes all.
 """
 
 # mypy: ignore-errors
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from numba import types
 
 from fastmlp.kernels.codegen.scalars import backward_of
 from fastmlp.kernels.codegen.symbols import INT, Symbol
 from fastmlp.kernels.codegen.vectors import NumberArray, Vectors, counted, of_code, shifted, smaller
+from fastmlp.kernels.codegen.views import matrix, rows_of, span, units_of
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.row_formulas import LANES, number_at, unit_gradient, unit_value
+from fastmlp.kernels.program.step_numbers import left_whole, parts_of
+from fastmlp.kernels.program.weight_templates import clear, update_vectors
 from fastmlp.model.custom import BIAS
 from fastmlp.model.operations import FusedChain, Kind
 
+if TYPE_CHECKING:
+    from fastmlp.kernels.variants.baseline import bias_gradient
+
 STRIP = 512
 """Units whose sums and parameters stay in L1 while the rows of a part are read."""
+
+
+def forward(call, start, rows, number, first, last, worker):
+    """Take a product's outputs through the chain."""
+    operations, memory, op = call.operations, call.memory, call.operations[number]
+    if op.joined != 0:
+        return
+    z = rows_of(units_of(memory, call.logits, op, rows), first, last)
+    a = rows_of(units_of(memory, call.activations, op, rows), first, last)
+    fused_forward(op.kind, operations, number, call.parameters, z, a)
+
+
+def backward(call, rows, of_all, number, first, last, worker):
+    """Make the chain's delta that of the product; sum the gradients of each part of the rows."""
+    operations, memory, op = call.operations, call.memory, call.operations[number]
+    if op.joined != 0:
+        return
+    z = rows_of(units_of(memory, call.logits, op, rows), first, last)
+    delta = rows_of(units_of(memory, call.deltas, op, rows), first, last)
+    sums = span(memory, call.part_sums, call.length)
+    fused_backward(op.kind, operations, number, call.parameters, z, first, parts_of(rows), sums, delta)
+
+
+def gradient(call, start, rows, step, number, penalised, rates, top, bottom, worker, workers):
+    """Add up an operation's sums of all parts: the gradients of its gain and shift; update both."""
+    if worker != number % workers:
+        return
+    op, parts = call.operations[number], parts_of(rows)
+    out = span(call.gradients, op.weights, op.trained)
+    if rows > 0:
+        bias_gradient(matrix(call.memory, call.part_sums + op.sums * parts, parts, len(out)), out)
+    else:
+        clear(out)
+    # The chain sums both; a shift without training must not move.
+    if not op.trains_bias:
+        clear(span(call.gradients, op.biases, op.trained))
+    if not left_whole(call):
+        update_vectors(call, step, number, rates)
+
+
+def update(call, step, number, rates, worker, workers):
+    """Apply the gradients of an operation's gain and shift."""
+    if worker == number % workers:
+        update_vectors(call, step, number, rates)
 
 
 class FusedChainWriter:
