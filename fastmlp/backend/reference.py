@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend.reference_losses import activate, activate_gradient, heads_loss, output_loss, total_of
-from fastmlp.backend.reference_operations import FORMULAS, NormBatch, dropout_mask, operate, operate_gradient
+from fastmlp.backend.reference_operations import (
+    NormBatch,
+    block_functions,
+    dropout_mask,
+    operate,
+    operate_gradient,
+)
 from fastmlp.backend.reference_rules import move_average, orthogonal, take_step
 from fastmlp.model.backend import Backend, Chunk, Data, Shared
 from fastmlp.model.heads import columns_of_heads
@@ -221,7 +227,7 @@ def pass_forward(
         if one.sources[0] == INPUTS and not one.is_dense:
             x = x[:, one.column : one.column + one.n_in]
         if one.is_block:
-            units = FORMULAS[one.kind.name][0](one.layer, x, embedding_views(parameters, one))
+            units = block_functions(one)[0](one.layer, x, embedding_views(parameters, one))
             z = a = units.reshape(len(x), one.n_out)
         elif one.is_dense:
             subrows = subrows_of(one, x)
@@ -272,7 +278,7 @@ def pass_back(
             )
         if one.is_block:
             arrays, by_arrays = (embedding_views(vector, one) for vector in (parameters, gradients))
-            by_x = FORMULAS[one.kind.name][1](one.layer, delta, x, arrays, by_arrays)
+            by_x = block_functions(one)[1](one.layer, delta, x, arrays, by_arrays)
             if by_x is not None:
                 by_output[one.sources[0]] = by_x
             continue

@@ -4,7 +4,8 @@ A layer with a formula of a row is two functions, found by the name of the kind.
 gain, shift)` returns the outputs (rows, n) of rows x (rows, n), and `layer_norm_gradient(layer, delta, x,
 other, gain)` the derivatives of the loss by x, by the second row `other`, and by the gain of each row, given
 delta, the derivative by the outputs; None without such an argument. The gain is all trained numbers but the
-shift, in the order of the layer's entry. The layer has the hyperparameters. Blocks have arrays by name.
+shift, in the order of the layer's entry. The layer has the hyperparameters. Blocks have arrays by name; a
+block without two functions here has those of its entry's formulas, from which no program is made.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend.reference_losses import activate, activate_gradient, logistic
+from fastmlp.formulas.derivatives import gradient
+from fastmlp.formulas.expressions import variable
 from fastmlp.model.backend import Array
 from fastmlp.model.custom import backward_on_array, on_array
 from fastmlp.model.layout import Views
@@ -166,36 +169,26 @@ def swiglu_gradient(layer: Any, delta: Array, x: Array, other: Array, gain: Arra
 Arrays = dict[str, Array]
 
 
-def angles(x: Array, arrays: Arrays) -> Array:
-    """Return 2 pi c x + b (rows, columns, terms) of x (rows, columns)."""
-    return x.dtype.type(2 * np.pi) * x[:, :, None] * arrays["frequencies"] + arrays.get("phases", 0)
+def units_of_formulas(layer: Any, x: Array, arrays: Arrays) -> Array:
+    """Return the units of a block by the formulas of its entry."""
+    for part in layer.formulas(arrays):
+        x = part.formula(x[:, part.gathered], *part.arrays.values())
+    return x
 
 
-def periodic(layer: Any, x: Array, arrays: Arrays) -> Array:
-    z = angles(x, arrays)
-    return np.cos(z) if "phases" in arrays else np.concatenate([np.sin(z), np.cos(z)], axis=2)
-
-
-def periodic_gradient(layer: Any, delta: Array, x: Array, arrays: Arrays, by_arrays: Arrays) -> None:
-    z, by_units = angles(x, arrays), delta.reshape(*x.shape, delta.shape[1] // x.shape[1])
-    if "phases" in arrays:
-        by_z = -by_units * np.sin(z)
-        by_arrays["phases"][...] = by_z.sum(axis=0)
-    else:
-        by_sine, by_cosine = np.split(by_units, 2, axis=2)
-        by_z = by_sine * np.cos(z) - by_cosine * np.sin(z)
-    by_arrays["frequencies"][...] = np.einsum("ig,igk->gk", x.dtype.type(2 * np.pi) * x, by_z)
-
-
-def piecewise_linear(layer: Any, x: Array, arrays: Arrays) -> Array:
-    units = (x[:, :, None] - arrays["edges"]) * arrays["slopes"]
-    lowest, highest = np.zeros(units.shape[2], x.dtype), np.ones(units.shape[2], x.dtype)
-    lowest[0], highest[-1] = -1, 2
-    return np.clip(units, lowest, highest)
-
-
-def piecewise_linear_gradient(layer: Any, delta: Array, x: Array, arrays: Arrays, by_arrays: Arrays) -> None:
-    pass  # nothing of it is trained
+def gradient_of_formulas(layer: Any, delta: Array, x: Array, arrays: Arrays, by_arrays: Arrays) -> None:
+    """Write the derivatives by the trained arrays, from the last formula to the first."""
+    parts, sources = layer.formulas(arrays), [x]
+    for part in parts:
+        sources.append(part.formula(sources[-1][:, part.gathered], *part.arrays.values()))
+    for part, source in zip(parts[::-1], sources[-2::-1], strict=True):
+        value = part.formula(variable("z"), *map(variable, part.arrays))
+        given = {"z": source[:, part.gathered], **part.arrays}
+        by = {name: delta * gradient(value, name).on_arrays(x.dtype, given) for name in given}
+        for name in () if part.fixed else part.arrays:
+            by_arrays[name][...] = by[name].sum(axis=0).reshape(by_arrays[name].shape)
+        delta = np.zeros_like(source)
+        np.add.at(delta.T, part.gathered, by["z"].T)
 
 
 def grouped(layer: Any, x: Array, arrays: Arrays) -> Array:
@@ -242,6 +235,11 @@ FORMULAS: dict[str, tuple[Callable[..., Array], Callable[..., Any]]] = {
     if f"{name}_gradient" in globals() and function.__module__ == __name__
 }
 """The two functions of each layer and each embedding, by the name of the kind."""
+
+
+def block_functions(one: Operation) -> tuple[Callable[..., Array], Callable[..., Any]]:
+    """Return the two functions of an operation on a block; without functions here, those of its formulas."""
+    return FORMULAS.get(one.kind.name, (units_of_formulas, gradient_of_formulas))
 
 
 # --- dropout, and all operations of a network -------------------------------------------------------------

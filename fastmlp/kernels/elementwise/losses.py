@@ -8,9 +8,8 @@ Arrays are (units, LANES), and `sums` (3, LANES); lanes beyond the batch's last 
 are scaled before they are summed over units, because an element's loss may be near the greatest float.
 """
 
-# ruff: noqa: F821  (slots are bound later)
-
 from functools import partial
+from typing import TYPE_CHECKING
 
 from llvmlite import ir
 from numba import types
@@ -46,6 +45,10 @@ from fastmlp.kernels.codegen.views import lesser, matrix
 from fastmlp.kernels.codes import SOFTMAX
 from fastmlp.kernels.gemm.packing import transpose
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
+
+if TYPE_CHECKING:
+    from fastmlp.kernels.variants.baseline import activate
+
 
 LANES = LOSS_ROWS
 """Rows of a part of the sum: a 512-bit vector of float32, two of float64."""

@@ -14,7 +14,7 @@ import itertools
 import sys
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numba
 import numpy as np
@@ -232,9 +232,15 @@ def slot(variant: Variant, name: str) -> Function:
     return _linked[key]
 
 
+if TYPE_CHECKING:
+
+    def called(*arguments: Any) -> Any:
+        """Call the lazy function that `slot` binds."""
+
+
 def called_from_python(*arguments: Any) -> Any:
     """Call a lazy function from Python; by itself, only compiled code can call a lazy function."""
-    return called(*arguments)  # type: ignore[name-defined]  # noqa: F821  # bound by `slot`
+    return called(*arguments)
 
 
 _linked: dict[tuple[Any, ...], Any] = {}

@@ -3,7 +3,7 @@
 All arrays are lane by lane, see `fastmlp.kernels.lanes.training`; only rows of data stay in each network's arrays.
 """
 
-# ruff: noqa: F821  (the names that the template calls are bound later)
+from typing import TYPE_CHECKING
 
 from llvmlite import ir
 from numba import types
@@ -31,6 +31,11 @@ from fastmlp.kernels.small.layouts import (
 )
 from fastmlp.kernels.small.programs import disposable
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
+
+if TYPE_CHECKING:
+
+    def run(*arguments):
+        """Take the steps of a chunk: the function of `names`."""
 
 
 def train_lanes(call, worker, workers):

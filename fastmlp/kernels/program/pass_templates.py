@@ -5,10 +5,10 @@ needs in the call's memory; `penalize` and then `update` take the optimiser's st
 a whole step, so together they have its bits.
 """
 
-# ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from numba import types
 
@@ -47,7 +47,19 @@ from fastmlp.kernels.program.row_templates import (
     rows_backward,
     rows_forward,
 )
+from fastmlp.kernels.program.slots import input_gradient_rows
 from fastmlp.kernels.program.step_numbers import block_of, penalty_factor, worker_part
+from fastmlp.kernels.program.weight_templates import clear, weights_step
+
+if TYPE_CHECKING:
+    from fastmlp.kernels.variants.baseline import (
+        activate,
+        activate_gradient,
+        affine,
+        penalty_gradient,
+        weight_gradient,
+    )
+
 
 COLUMN_BYTES = 192
 """Bytes of a row of the matrices of `jacobian`, where rows of X are columns: the three vectors of a tile."""

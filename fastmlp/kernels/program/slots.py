@@ -155,7 +155,8 @@ WITHOUT_RESULT = (
     "weight_gradient_rows input_gradient_rows list_columns columns_step affine_sparse "
     "weight_gradient_sparse affine_sparse_rows add_sparse_rows weight_gradient_sparse_rows "
     "convert_bytes drop drop_placed accumulate form_gradient rows_loss "
-    "mark_nonzero_columns parts_backward apply_whole pass_on normalise_fixed_gradient fixed_gain_gradient step_rows orthogonalise_all "
+    "mark_nonzero_columns parts_backward apply_whole pass_on normalise_fixed_gradient "
+    "fixed_gain_gradient step_rows orthogonalise_all "
     "orthogonalise sum_over_ranks head_losses penalty_gradient clip clip_all update_all update_part"
 )
 """Slots and functions that return nothing, by name."""

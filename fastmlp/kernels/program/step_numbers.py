@@ -3,7 +3,6 @@
 Templates as in `step_templates`, called by all of them.
 """
 
-# ruff: noqa: F821  (the slot `streams` is bound later)
 # mypy: ignore-errors
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from fastmlp.kernels.codegen.symbols import jittable
 from fastmlp.kernels.codegen.views import chosen
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.records import SLICE_ROWS, UNBOUNDED
+from fastmlp.kernels.program.slots import streams
 from fastmlp.kernels.tuning import tuned
 
 ALL_ROWS = 1 << 30

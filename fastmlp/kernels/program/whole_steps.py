@@ -9,10 +9,27 @@ Nocedal and Wright, "Numerical optimization" (2006), chapters 3 and 7, has the t
 Menhaj, "Training feedforward networks with the Marquardt algorithm", 1994).
 """
 
-# ruff: noqa: F821  (operations are bound later)
 # mypy: ignore-errors
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastmlp.kernels.codegen.views import part_of
+    from fastmlp.kernels.program.whole_templates import (
+        add_products,
+        combined,
+        determined_by,
+        form_equations,
+        gradient_at,
+        inner,
+        loss_at,
+        round_numbers,
+        round_single,
+        scaled,
+        solve_damped,
+        weighed_square,
+    )
 
 DECREASE, CURVATURE = 1e-4, 0.9
 """Constants of the Wolfe conditions, c1 and c2, for steps of quasi-Newton methods."""

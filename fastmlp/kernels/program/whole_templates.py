@@ -6,11 +6,11 @@ where there are fewer residuals (Woodbury). A symmetric matrix has its upper hal
 columns, so that the slots of matrix products sum and factor the matrix.
 """
 
-# ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
 import math
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import types
@@ -38,6 +38,10 @@ from fastmlp.kernels.program.row_templates import rows_backward, rows_forward
 from fastmlp.kernels.program.step_numbers import block_of, parts_of, penalty_factor
 from fastmlp.kernels.program.step_templates import batch_step
 from fastmlp.kernels.program.weight_templates import clear, penalties
+
+if TYPE_CHECKING:
+    from fastmlp.kernels.variants.baseline import activate, activate_gradient, input_gradient, weight_gradient
+
 
 STRIP = 24
 """Columns of a panel: a multiple of the columns of the widest register tiles of all machines."""

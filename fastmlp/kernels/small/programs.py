@@ -1,8 +1,7 @@
 """Programs of single small networks: by blocks of rows in a workspace, or in vector registers."""
 
-# ruff: noqa: F821  (the templates' names are bound later)
-
 from functools import partial
+from typing import TYPE_CHECKING
 
 from llvmlite import ir
 from numba import types
@@ -20,6 +19,12 @@ from fastmlp.kernels.program.step_numbers import loss_factor, penalty_factor
 from fastmlp.kernels.small.lane_numbers import RowRegisters, Slots
 from fastmlp.kernels.small.lane_step import LaneStep
 from fastmlp.kernels.small.padded_step import PaddedStep
+
+if TYPE_CHECKING:
+
+    def run(*arguments):
+        """Take the steps of a chunk: the function of `block_names` or `register_names`."""
+
 
 disposable = partial(of_arrays, make=Intrinsic)
 """`of_arrays` for intrinsics that are deleted with their program."""
