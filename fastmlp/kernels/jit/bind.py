@@ -289,15 +289,16 @@ def _lazy_function(name: str, function: Any, scope: Scope) -> Function:
     """Return the intrinsic that calls `function` as the lazy function `name` of the program
     (`SLOT_FUNCTIONS`).
 
-    A built-in function with a code is compiled for each code, as a constant; that of an operation is the one
-    of its file. A function decorated by Numba
-    calls the functions named in its file, and keeps its options.
+    A built-in function with a code is compiled for each code, as a constant; a slot of operations is the
+    function of each file. A function decorated by Numba calls the functions named in its file, and keeps its
+    options.
     """
     plain = getattr(function, "py_func", function)
     decorated = plain is not function
     inner = {} if decorated else _inner(function, scope)
-    of_files = {file: _link(one, scope) for file, one in _of_files(function).items()}
-    key = name, function, *_identities(inner), *_identities(of_files)
+    of_files = _of_files(function)
+    linked = {file: _link(one, scope) for file, one in of_files.items()}
+    key = name, function, *_identities(inner), *_identities(linked)
     made = _linked_before(key, scope)
     if made is None:
         result, codes, constant = SLOT_FUNCTIONS[name]
@@ -305,13 +306,13 @@ def _lazy_function(name: str, function: Any, scope: Scope) -> Function:
         def of_code(code: int) -> Any:
             assert constant is not None
             assert codes is not None
-            if (of_file := of_files.get(codes[code].key)) is not None:
-                return of_file
-            coded = whole if decorated else _link(plain, scope, inline=_is_ours(plain))
             # In the next process the code may stand for another component, so our functions call lazy
             # functions by the key.
-            names, options = {"coded": coded, "CODE": code}, {**_settings(plain), **INNER}
-            of_key = _named(f"{name}.{codes[code].key}", scope)
+            of_key, options = _named(f"{name}.{codes[code].key}", scope), {**_settings(plain), **INNER}
+            if (one := of_files.get(codes[code].key)) is not None:
+                return _jitted(of_key, one, _inner(one, scope), emission.SHARED_TARGET, **options)
+            coded = whole if decorated else _link(plain, scope, inline=_is_ours(plain))
+            names = {"coded": coded, "CODE": code}
             return _jitted(of_key, constant, names, emission.SHARED_TARGET, **options)
 
         options = {**INNER, **_options(function)}

@@ -6,9 +6,8 @@ layer is a product.
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from fastmlp.kernels.codegen.views import column_of, rows_of, units_of
+from fastmlp.kernels.program.step_numbers import worker_part
 from fastmlp.kernels.program.weight_templates import apply_gradients
 
 
@@ -26,9 +25,11 @@ def units_of_column(call, buffer, op, column, rows, first, last):
     return rows_of(units_of(call.memory, buffer, op, rows), first, last), column * units
 
 
-def update_columns(call, step, number, first, last, rates):
-    """Apply the gradients of columns [first, last) of a block."""
-    op, n = call.operations[number], last - first
+def update_columns(call, step, number, rates, worker, workers):
+    """Apply the gradients of a worker's columns."""
+    op = call.operations[number]
     n_weights, n_biases = (op.biases - op.weights) // op.columns, (op.trained - op.biases) // op.columns
+    first, last = worker_part(op.columns, worker, workers, 1)
+    n = last - first
     apply_gradients(call, 0, number, step, rates[0], op.weights + first * n_weights, n * n_weights)
     apply_gradients(call, 1, number, step, rates[1], op.biases + first * n_biases, n * n_biases)

@@ -6,8 +6,6 @@ what an operation does stands in its file in `fastmlp.kernels.program.operations
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from fastmlp.kernels.codegen.scalars import wide_vectors

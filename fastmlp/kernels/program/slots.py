@@ -8,6 +8,7 @@ first. Lazy functions (`fastmlp.kernels.jit.lazy`) are compiled by themselves.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -176,14 +177,13 @@ SLOT_FUNCTIONS = {
         OPERATION_CODES, "numbers, subrows, second, gain, x, other, saved, delta, adding, below, below_other"
     ),
     "gain_gradient": _by_code(OPERATION_CODES, "numbers, subrows, second, gain, x, other, saved, delta, out"),
-    "operation_forward": _by_code(FILE_CODES, "call, start, rows, number, first, last, worker"),
-    "operation_backward": _by_code(FILE_CODES, "call, rows, of_all, number, first, last, worker"),
-    "operation_gradient": _by_code(
-        FILE_CODES, "call, start, rows, step, number, penalised, rates, top, bottom, worker, workers"
-    ),
-    "operation_update": _by_code(FILE_CODES, "call, step, number, rates, worker, workers"),
-    "operation_statistics": _by_code(FILE_CODES, "call, rows, of_all, step, number, moves, worker, workers"),
-    "operation_statistics_gradient": _by_code(FILE_CODES, "call, rows, step, number, worker, workers"),
+    **{
+        one.__name__: _by_code(FILE_CODES, ", ".join([*inspect.signature(one).parameters][1:]))
+        for one in (
+            *(operation_forward, operation_backward, operation_gradient, operation_update),
+            *(operation_statistics, operation_statistics_gradient),
+        )
+    },
     "fused_forward": _by_code(OPERATION_CODES, "operations, last, parameters, z, out"),
     "fused_backward": _by_code(OPERATION_CODES, "operations, last, parameters, z, first, parts, sums, delta"),
 }

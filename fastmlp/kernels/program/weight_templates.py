@@ -6,8 +6,6 @@ Templates as in `step_templates`. The operations are walked once; what an operat
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 import math
 from typing import TYPE_CHECKING
 
@@ -135,11 +133,12 @@ def apply_gradients(call, section, number, step, rate, start, length):
         update_part(call, rule, step, rate * rule.rate_factor, start, vector(call.gradients, start, length))
 
 
-def update_vectors(call, step, number, rates):
-    """Apply the gradients of an operation's gain and shift."""
+def update_vectors(call, step, number, rates, worker, workers):
+    """Apply the gradients of an operation's gain and shift; a single worker takes both."""
     op = call.operations[number]
-    apply_gradients(call, 0, number, step, rates[0], op.weights, op.biases - op.weights)
-    apply_gradients(call, 1, number, step, rates[1], op.biases, op.trained - op.biases)
+    if worker == number % workers:
+        apply_gradients(call, 0, number, step, rates[0], op.weights, op.biases - op.weights)
+        apply_gradients(call, 1, number, step, rates[1], op.biases, op.trained - op.biases)
 
 
 def clip_all(call):

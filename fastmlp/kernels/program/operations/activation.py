@@ -2,8 +2,6 @@
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from fastmlp.kernels.codegen.views import chosen, output_of, rows_of, units_of

@@ -5,8 +5,6 @@ In predictions (`whole_batch` is 0) the running state stands in the place of the
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 import math
 
 from fastmlp.kernels.codegen.views import chosen, output_of, rows_of, span, units_of, vector
@@ -137,13 +135,10 @@ def gradient(call, start, rows, step, number, penalised, rates, top, bottom, wor
             clear(of_gain)
         biases_step(call, rows, number, span(call.gradients, op.biases, op.trained))
     if not left_whole(call):
-        update_vectors(call, step, number, rates)
+        update_vectors(call, step, number, rates, worker, workers)
 
 
-def update(call, step, number, rates, worker, workers):
-    """Apply the gradients of gain and shift."""
-    if worker == number % workers:
-        update_vectors(call, step, number, rates)
+update = update_vectors
 
 
 # --- loops over the rows and columns of a batch -----------------------------------------------------------

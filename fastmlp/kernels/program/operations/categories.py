@@ -2,8 +2,6 @@
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from fastmlp.kernels.codegen.vectors import prefetch_row
 from fastmlp.kernels.codegen.views import lesser, matrix, output_of, rows_of, units_of, vector
 from fastmlp.kernels.codes import SGD

@@ -5,8 +5,6 @@ Sparse rows are the last inputs of a first product, if any: see `fastmlp.kernels
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from fastmlp.kernels.codegen.views import (

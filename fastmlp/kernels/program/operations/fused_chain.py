@@ -6,8 +6,6 @@ Each operation has the formula of its kind; the backward pass computes the numbe
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from numba import types
@@ -65,13 +63,10 @@ def gradient(call, start, rows, step, number, penalised, rates, top, bottom, wor
     if not op.trains_bias:
         clear(span(call.gradients, op.biases, op.trained))
     if not left_whole(call):
-        update_vectors(call, step, number, rates)
+        update_vectors(call, step, number, rates, worker, workers)
 
 
-def update(call, step, number, rates, worker, workers):
-    """Apply the gradients of an operation's gain and shift."""
-    if worker == number % workers:
-        update_vectors(call, step, number, rates)
+update = update_vectors
 
 
 class FusedChainWriter:

@@ -2,8 +2,6 @@
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 import math
 from typing import TYPE_CHECKING
 
@@ -72,13 +70,10 @@ def gradient(call, start, rows, step, number, penalised, rates, top, bottom, wor
             clear(of_frequencies)
             clear(of_phases)
     if not left_whole(call):
-        update_columns(call, step, number, first, last, rates)
+        update_columns(call, step, number, rates, worker, workers)
 
 
-def update(call, step, number, rates, worker, workers):
-    """Apply the gradients of a worker's columns."""
-    first, last = worker_part(call.operations[number].columns, worker, workers, 1)
-    update_columns(call, step, number, first, last, rates)
+update = update_columns
 
 
 # --- loops over the rows of a column -------------------------------------------------------------------

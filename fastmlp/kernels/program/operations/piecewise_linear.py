@@ -2,8 +2,6 @@
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from fastmlp.kernels.codegen.views import output_of, rows_of, span, vector
 from fastmlp.kernels.program.columns import units_of_column
 from fastmlp.kernels.program.weight_templates import clear

@@ -5,8 +5,6 @@ What is computed follows from the kind's expressions (`fastmlp.kernels.program.r
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from fastmlp.kernels.codegen.views import (
     chosen,
     numbers_of,
@@ -99,10 +97,7 @@ def gradient(call, start, rows, step, number, penalised, rates, top, bottom, wor
     if len(of_shift) > 0:
         biases_step(call, rows, number, of_shift)
     if not left_whole(call):
-        update_vectors(call, step, number, rates)
+        update_vectors(call, step, number, rates, worker, workers)
 
 
-def update(call, step, number, rates, worker, workers):
-    """Apply the gradients of gain and shift."""
-    if worker == number % workers:
-        update_vectors(call, step, number, rates)
+update = update_vectors
