@@ -185,9 +185,25 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Return the epochs whose orders are drawn from then on, each with the number of the window."""
+    from fastmlp.data.seeding import RowOrders
+
+    found: list[tuple[int, int]] = []
+
+    class Spy(RowOrders):
+        def draw(self, epoch: int, out: Any, window: int = 0) -> None:
+            found.extend((epoch + place, window) for place in range(len(out)))
+            super().draw(epoch, out, window)
+
+    monkeypatch.setattr("fastmlp.training.prepared.RowOrders", Spy)
+    return found
+
+
+@pytest.fixture
 def windows(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return windows(size=, held_out=), which bounds the bytes of windows of rows from then on."""
-    places = {"size": "data.windows.WINDOW_BYTES", "held_out": "training.trainer.HELD_OUT_BYTES"}
+    places = {"size": "blocks.windows.WINDOW_BYTES", "held_out": "blocks.training.HELD_OUT_BYTES"}
 
     def bound(**given: int) -> None:
         for name, value in given.items():

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from fastmlp.backend.registry import backends as backends
     from fastmlp.callbacks.callback import Callback as Callback
     from fastmlp.callbacks.standard import *  # noqa: F403
+    from fastmlp.checkpoints.checkpoint import Checkpoint as Checkpoint
+    from fastmlp.checkpoints.saving import load as load
+    from fastmlp.checkpoints.saving import save as save
     from fastmlp.checks import CheckpointError as CheckpointError
     from fastmlp.derivatives.attribution import Attribution as Attribution
     from fastmlp.derivatives.input_derivatives import jacobian_many as jacobian_many
@@ -52,19 +55,17 @@ if TYPE_CHECKING:
     from fastmlp.model.second_order import LBFGS as LBFGS
     from fastmlp.model.second_order import LevenbergMarquardt as LevenbergMarquardt
     from fastmlp.searches.ensembles import *  # noqa: F403
+    from fastmlp.searches.pruning import *  # noqa: F403
     from fastmlp.searches.searches import *  # noqa: F403
+    from fastmlp.stepper.rate_finder import RateSearch as RateSearch
+    from fastmlp.stepper.rate_finder import find_rate as find_rate
+    from fastmlp.stepper.stepper import Stepper as Stepper
     from fastmlp.system.interrupts import Interrupted as Interrupted
     from fastmlp.tables.estimators import TableClassifier as TableClassifier
     from fastmlp.tables.estimators import TableRegressor as TableRegressor
     from fastmlp.tables.frames import TableError as TableError
     from fastmlp.trained.model import Model as Model
-    from fastmlp.training.checkpoint import Checkpoint as Checkpoint
     from fastmlp.training.divergence import DivergenceError as DivergenceError
-    from fastmlp.training.rate_finder import RateSearch as RateSearch
-    from fastmlp.training.rate_finder import find_rate as find_rate
-    from fastmlp.training.saving import load as load
-    from fastmlp.training.saving import save as save
-    from fastmlp.training.stepper import Stepper as Stepper
 
 __version__ = "1.0.0"
 
@@ -76,8 +77,8 @@ _HOME = {
     "many.predicting": "predict_many",
     "many.training": "InterruptedMany fit_many",
     "callbacks.callback": "Callback",
-    "callbacks.standard": ("EarlyStopping MedianStopping OptunaPruning Progress ReduceLROnPlateau TimeLimit"),
-    "training.checkpoint": "Checkpoint",
+    "callbacks.standard": "EarlyStopping Progress ReduceLROnPlateau TimeLimit",
+    "checkpoints.checkpoint": "Checkpoint",
     "training.divergence": "DivergenceError",
     "distributed.ranks": "RankError",
     "distributed.training": "DataParallel shard",
@@ -88,12 +89,12 @@ _HOME = {
     "model.initializers": "Normal Uniform",
     "system.interrupts": "Interrupted",
     "trained.model": "Model",
-    "training.rate_finder": "RateSearch find_rate",
+    "stepper.rate_finder": "RateSearch find_rate",
     "derivatives.attribution": "Attribution",
     "derivatives.input_derivatives": "jacobian_many",
     "derivatives.laplace": "Posterior laplace",
-    "training.saving": "load save",
-    "training.stepper": "Stepper",
+    "checkpoints.saving": "load save",
+    "stepper.stepper": "Stepper",
     "model.network": "Network",
     "model.custom": "Layer",
     "model.loss": "Loss RowLoss",
@@ -103,6 +104,7 @@ _HOME = {
         "Constant Cosine CosineRestarts Exponential InverseScaling OneCycle Schedule StepDecay Warmup"
     ),
     "searches.ensembles": "MLPEnsembleClassifier MLPEnsembleRegressor",
+    "searches.pruning": "MedianStopping OptunaPruning",
     "searches.searches": (
         "GridSearchCV HalvingGridSearchCV HalvingRandomSearchCV RandomizedSearchCV"
         " cross_val_predict cross_val_score cross_validate learning_curve validation_curve"
@@ -151,11 +153,18 @@ def _publish_end(process: int) -> None:
 # Before mpi4py's MPI_Finalize. A process that is forked from this one is no rank.
 atexit.register(_publish_end, os.getpid())
 
-_ROOMS = {
-    **dict.fromkeys(("input_derivatives", "parameter_derivatives", "attribution"), "derivatives"),
-    "whole_data": "second_order",
+_EXTENSIONS = {
+    **{name: f"derivatives.{name}" for name in ("input_derivatives", "parameter_derivatives", "attribution")},
+    "blocks": "blocks.training",
+    "checkpoint": "checkpoints.checkpoint",
+    "lists": "many.files",
+    "metrics": "metrics.callback",
+    "saving": "checkpoints.saving",
+    "whole_data": "second_order.whole_data",
 }
-register(lambda name: importlib.import_module(f"fastmlp.{_ROOMS.get(name, 'exchange')}.{name}"))
+"""Modules that rooms below call by name; any other name is a format's."""
+
+register(lambda name: importlib.import_module(f"fastmlp.{_EXTENSIONS.get(name, f'exchange.{name}')}"))
 register_file("table", _read_table)
 
 

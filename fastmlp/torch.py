@@ -11,8 +11,8 @@ from fastmlp.checks import needed
 from fastmlp.model.layout import layer_views, named_views
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
+from fastmlp.stepper.stepper import Stepper
 from fastmlp.trained.model import Model
-from fastmlp.training.stepper import Stepper
 
 torch = needed("torch", "torch", "fastmlp.torch")
 

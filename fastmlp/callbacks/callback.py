@@ -241,7 +241,7 @@ class Pause(AtIntervals):
 
 
 Metric = str | Callable[[NDArray[Any], NDArray[Any]], float]
-"""A metric: a name of scikit-learn's, or a function of y and the outputs (`fastmlp.callbacks.metrics`)."""
+"""A metric: a name of scikit-learn's, or a function of y and the outputs (`fastmlp.metrics`)."""
 
 
 def with_state(callbacks: Sequence[Callback]) -> list[Callback]:

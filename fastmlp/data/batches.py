@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,6 @@ from fastmlp.data.seeding import words
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.network import Network
 from fastmlp.model.rows import SparseRows, unpacked
-
-if TYPE_CHECKING:
-    from fastmlp.data.windows import Window, Windows
 
 
 class Orders(Protocol):
@@ -46,7 +43,7 @@ def batches_of(rows: int, batch_size: int, joins: bool) -> int:
 class Batches:
     """The rows in memory of each step; orders are drawn as training reaches the epochs.
 
-    Rows in memory are a single window with all steps; `WindowBatches` has several windows.
+    Rows in memory are a single window with all steps; `fastmlp.blocks` has several windows.
 
     orders : None for rows in natural order; before : earlier epochs, not counted here
     joins : see `batches_of`; microbatch : see `Chunk`; most : the most rows taken together
@@ -188,142 +185,6 @@ def visited_weights(
     visited = np.append(weights[order].astype(np.float64), 0.0)
     sums: NDArray[np.float64] = np.add.reduceat(visited, np.stack([starts, stops], axis=1).reshape(-1))
     return sums[::2].copy()  # contiguous: a strided view would compile the whole program once more
-
-
-class WindowBatches:
-    """The rows of each step in windows; see `Batches`.
-
-    first : the first window, filled; rows : of an epoch, 0 while unknown
-    orders, joins, microbatch, before : as of `Batches`
-    """
-
-    per_epoch = None
-
-    def __init__(
-        self,
-        windows: Windows,
-        first: Window,
-        rows: int,
-        batch_size: int,
-        orders: Orders | None,
-        joins: bool,
-        microbatch: int,
-        before: int,
-    ) -> None:
-        self._windows, self._window, self._first = windows, first, True
-        self.batch_size, self._orders, self._joins, self._before = batch_size, orders, joins, before
-        self.most = (microbatch or batch_size) + joins
-        self.rows = rows
-        """Rows of an epoch, 0 while unknown."""
-        self.data = first.data
-        self._order, self._at, self._step, self._rows_before = np.arange(0), 0, 0, 0
-        self._epochs = 0
-        self._skipped = self.epoch_step = self._epoch_rows = self._number = 0
-        """Steps of an earlier training left to skip; of the epoch the first step, the visited rows, and the
-        window's number.
-        """
-        self._weighs = False
-        """True once a visited row of the epoch has a weight above 0."""
-
-    def resume(self, step: int, epoch_step: int, epochs: int) -> None:
-        """Go on from a snapshot; the epoch's earlier rows are read again."""
-        self._epochs, self._skipped = epochs, epoch_step
-        self._step = step - epoch_step
-        self._rows_before = self._epochs * self.rows if self.rows else self._step * self.batch_size
-
-    # --- windows ------------------------------------------------------------------------------------
-
-    def steps_left(self, step: int) -> int:
-        """Return the steps with rows in the window.
-
-        A batch is left for the next window where a row may have to join.
-        """
-        rows = len(self._order) - self._at
-        if self._window.last:
-            return batches_of(rows, self.batch_size, self._joins)
-        return max(0, rows - self._joins) // self.batch_size
-
-    def next(self, stopped: Callable[[], bool]) -> Data | None:
-        """Take up the next window with a step to take; return the window's rows, None once stopped()."""
-        while True:
-            if self._epoch_rows and self._window.last:
-                raise ValueError(
-                    f"epoch {self._epochs + 1} has only {self._epoch_rows} rows; "
-                    "the training that goes on had visited them all before it stopped, or more"
-                )
-            window = self._window if self._first else self._windows.next(stopped)
-            if window is None:
-                return None
-            self._take_up(window)
-            if passed := min(self._skipped, self.steps_left(self._step)):
-                self._skipped -= passed
-                self._pass_over(self._step + passed)
-            if self.steps_left(self._step):
-                return self.data
-
-    def _take_up(self, window: Window) -> None:
-        """Begin a window, behind the rows left over from the window before."""
-        carried = 0
-        if window.first:
-            self.epoch_step, self._epoch_rows, self._weighs, self._number = self._step, 0, False, 0
-        else:
-            self._number += 1
-            if carried := len(self._order) - self._at:
-                window.carry(self.data.take(self._order[self._at :]))
-        if window is not self._window:
-            self._windows.release(self._window)
-        self._window, self.data, self._at, self._first = window, window.data, 0, False
-        self._order = np.arange(carried + window.rows)
-        if self._orders is not None:
-            drawn = self._order[None, carried:]
-            self._orders.draw(self._before + self._epochs, drawn, self._number)
-            drawn += carried
-
-    # --- steps --------------------------------------------------------------------------------------
-
-    def steps_within(self, visits: int) -> int:
-        """Return how many steps visit about `visits` rows."""
-        return max(1, visits // self.batch_size)
-
-    def ends_epoch(self, step: int) -> bool:
-        """Return True if a later step begins an epoch."""
-        return self._window.last and step - self._step == self.steps_left(self._step)
-
-    def rows_before(self, step: int) -> int:
-        """Return the rows visited before a step of the window, or before the step after the window."""
-        if step > self._step and self.ends_epoch(step):
-            return self._rows_before + len(self._order) - self._at
-        return self._rows_before + (step - self._step) * self.batch_size
-
-    def visit(self, step: int, count: int) -> Steps:
-        """Return (order, starts, stops, rows) of the next `count` steps, from `step` on."""
-        starts = self._at + self.batch_size * np.arange(count)
-        stops = starts + self.batch_size
-        if self.ends_epoch(step + count):
-            stops[-1] = len(self._order)
-        return self._order, starts, stops, (stops - starts).astype(np.float64)
-
-    def cached(self, step: int, count: int, rates: tuple[float, float]) -> Chunk | None:
-        """Return no chunk: none recurs."""
-        return None
-
-    def advance(self, step: int) -> None:
-        """Go on to a step of the window, or to the step after; ValueError after an epoch of weight 0."""
-        ends = self.ends_epoch(step)
-        self._pass_over(step)
-        if ends:
-            self._epochs += 1
-            if not self._weighs:
-                raise ValueError(f"the weights of epoch {self._epochs} are all zero")
-            self.rows, self._epoch_rows = self._epoch_rows, 0
-            self._rows_before = self._epochs * self.rows  # a training that is resumed did not know that
-
-    def _pass_over(self, step: int) -> None:
-        rows = self.rows_before(step) - self._rows_before
-        if not self._weighs:
-            self._weighs = bool(self.data.weights[self._order[self._at : self._at + rows]].any())
-        self._at, self._step = self._at + rows, step
-        self._rows_before, self._epoch_rows = self._rows_before + rows, self._epoch_rows + rows
 
 
 MIXED_BYTES = 1 << 24

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.data.ranks import Ranks
 from fastmlp.model.backend import Array, Data
 from fastmlp.system.budget import affinity, cores
+from fastmlp.training.ranks import Ranks
 
 
 @runtime_checkable

@@ -12,12 +12,11 @@ from fastmlp import checks
 from fastmlp.backend.choice import current_backend
 from fastmlp.backend.registry import get
 from fastmlp.callbacks.callback import Callback, Run
-from fastmlp.callbacks.metrics import Metrics
 from fastmlp.checks import CheckpointError, needed
-from fastmlp.data.ranks import ChunkRunner, Ranks
 from fastmlp.distributed.mpi import MPI, is_mpi
 from fastmlp.distributed.ranks import Communicator, SeveralRanks, check_sums, rank_and_size
 from fastmlp.distributed.steps import AveragedSteps, SynchronousSteps
+from fastmlp.metrics.callback import Metrics
 from fastmlp.model.backend import Backend, Data
 from fastmlp.model.descriptions import described
 from fastmlp.model.network import Network
@@ -26,6 +25,7 @@ from fastmlp.system.interrupts import BY_SIGINT, Interrupted
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.options import FitOptions, drawn_seed
+from fastmlp.training.ranks import ChunkRunner, Ranks
 from fastmlp.training.trainer import prepared
 
 

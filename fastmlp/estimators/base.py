@@ -351,7 +351,7 @@ class Perceptron(Joint, Parameters, Fitted):
             if stream is None:
                 run = yield training
             else:  # windows are filled for this fit alone
-                from fastmlp.training.trainer import window_batches
+                from fastmlp.blocks.training import window_batches
 
                 run = finished(training.begun(window_batches(plan, *stream)))
             interrupted = run.interrupted

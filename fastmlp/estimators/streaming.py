@@ -13,9 +13,9 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_class_weight
 
 from fastmlp import checks
+from fastmlp.blocks.sources import SHAPE, Source, check_file, check_rows, is_table, named_blocks, source_of
+from fastmlp.blocks.windows import RowFormat, Window, Windows
 from fastmlp.data.batches import Orders
-from fastmlp.data.sources import SHAPE, Source, check_file, check_rows, is_table, named_blocks, source_of
-from fastmlp.data.windows import RowFormat, Window, Windows
 from fastmlp.estimators.parameters import number
 from fastmlp.estimators.rows import AUTO_BATCH, ComposedOrders
 from fastmlp.model.backend import Array, Data

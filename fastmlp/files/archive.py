@@ -1,7 +1,7 @@
 """A file of named arrays and a JSON header, written atomically and checked when read.
 
 The file is an uncompressed `.npz` for `numpy.load`. The zip's comment holds a SHA-256 of the file. The
-meaning of the arrays belongs to `fastmlp.training.checkpoint`.
+meaning of the arrays belongs to `fastmlp.checkpoints.checkpoint`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from fastmlp.backend.lanes import LaneProgram
 from fastmlp.callbacks.callback import Callback
 from fastmlp.checks import CheckpointError, shown
 from fastmlp.data.arrays import OF_LABELS
-from fastmlp.data.ranks import ALONE
 from fastmlp.data.sparse import is_sparse
 from fastmlp.fitting import fit
 from fastmlp.many.blocks import BlockMembers, Pattern
@@ -26,6 +25,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, as_optimizer, without_rates
 from fastmlp.training.options import USUAL
 from fastmlp.training.prepared import Prepared, cleaned, scaled
+from fastmlp.training.ranks import ALONE
 from fastmlp.training.start import initial_parameters
 from fastmlp.training.trainer import prepared
 

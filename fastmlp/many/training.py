@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from fastmlp import checks
 from fastmlp.callbacks.callback import Callback, Metric
+from fastmlp.checkpoints.checkpoint import Checkpoint
 from fastmlp.many.lanes import ModelGroup
 from fastmlp.many.preparing import Arguments, Preparation
 from fastmlp.many.trainings import CallFile, Ended, Resumed, Trainings
@@ -20,7 +21,6 @@ from fastmlp.system.budget import usable_cores
 from fastmlp.system.interrupts import deferred
 from fastmlp.system.notices import Bar
 from fastmlp.trained.model import Model
-from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.options import ADAM, USUAL, FitOptions, check_callbacks, components_of
 from fastmlp.training.prepared import Prepared

@@ -15,16 +15,16 @@ from typing import Any
 
 from fastmlp import checks
 from fastmlp.callbacks.callback import Callback, Run
+from fastmlp.checkpoints.checkpoint import Checkpoint, Record, record_of_training
 from fastmlp.checks import CheckpointError
 from fastmlp.many.blocks import BlockMembers, BlockTraining, Pattern, ScheduleError
+from fastmlp.many.files import read_list, record_of, write_records
 from fastmlp.many.lanes import Lanes, LaneTraining, ModelGroup
 from fastmlp.model.custom import Component
 from fastmlp.system.interrupts import POLL, Interrupted
 from fastmlp.system.notices import Bar
 from fastmlp.trained.model import Model
-from fastmlp.training.checkpoint import Checkpoint, Record, record_of_training
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.saving import read_list, record_of, write_list
 from fastmlp.training.snapshot import Snapshot
 
 Ended = Model | DivergenceError
@@ -259,7 +259,7 @@ class CallFile:
             for index, ended in enumerate(self._trainings.results):
                 if isinstance(ended, DivergenceError):
                     self._written[index] = record_of(ended)
-            write_list(self.path, self._written, {"seeds": self._seeds})
+            write_records(self.path, self._written, {"seeds": self._seeds})
             self._epochs, self._time = 0, time.monotonic()
 
 

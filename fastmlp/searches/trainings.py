@@ -16,7 +16,6 @@ from typing import Any
 
 from fastmlp.backend.auto import Auto
 from fastmlp.callbacks.callback import Callback, Run
-from fastmlp.data.ranks import fingerprint
 from fastmlp.estimators.convergence import Convergence
 from fastmlp.estimators.rows import ComposedOrders
 from fastmlp.many.lanes import ModelGroup, program_of, saved_together
@@ -28,7 +27,7 @@ from fastmlp.system.interrupts import deferred
 from fastmlp.system.notices import Bar
 from fastmlp.training.loop import Plan, Training
 from fastmlp.training.prepared import Prepared
-from fastmlp.training.snapshot import Snapshot
+from fastmlp.training.snapshot import Snapshot, fingerprint
 from fastmlp.training.threads import most_seconds
 
 _snapshots: ContextVar[dict[str, tuple[Snapshot, bool]] | None] = ContextVar(

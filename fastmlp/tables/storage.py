@@ -16,6 +16,7 @@ from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 import numpy as np
 
 from fastmlp import checks
+from fastmlp.checkpoints import checkpoint
 from fastmlp.checks import CheckpointError, needed
 from fastmlp.files import archive
 from fastmlp.model.activations import HIDDEN
@@ -35,7 +36,6 @@ from fastmlp.tables.tasks import TASKS, Classification, Regression, Several, Tas
 from fastmlp.tables.tasks import described as described_task
 from fastmlp.tables.writings import Writing
 from fastmlp.trained.model import Model
-from fastmlp.training import checkpoint
 
 msgspec = needed("msgspec", "table", "the file of a table's model")
 

@@ -6,7 +6,7 @@ import copy
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,7 @@ from fastmlp import checks
 from fastmlp.backend.choice import current_backend
 from fastmlp.callbacks.callback import Callback, Run, states_of
 from fastmlp.callbacks.standard import Progress
-from fastmlp.data.batches import MIXED_BYTES, Batches, Mixing, Orders, WindowBatches, visited_weights
-from fastmlp.data.ranks import ALONE, ChunkRunner, Ranks
+from fastmlp.data.batches import MIXED_BYTES, Batches, Mixing, Orders, visited_weights
 from fastmlp.model.averages import swap_average
 from fastmlp.model.backend import Chunk, Data, counts_of, evaluated, losses_of_part
 from fastmlp.model.network import Network
@@ -28,6 +27,7 @@ from fastmlp.system.interrupts import LeftBehind
 from fastmlp.trained import format_of
 from fastmlp.training.divergence import DivergenceError, Draft, last_finite, sound
 from fastmlp.training.options import FitOptions
+from fastmlp.training.ranks import ALONE, ChunkRunner, Ranks
 from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.threads import (
     LAYER_SECONDS,
@@ -40,9 +40,6 @@ from fastmlp.training.threads import (
     uninterruptible,
     visited_by_a_row,
 )
-
-if TYPE_CHECKING:
-    from fastmlp.data.windows import HeldOutBlocks
 
 CHUNK_SECONDS = 0.2
 """How long a chunk takes. Ctrl-C, callbacks and time limits act only between chunks."""
@@ -57,6 +54,7 @@ MAX_CHUNK_VISITS = 1 << 22
 class Plan(NamedTuple):
     """The constant part of a training.
 
+    held_out : validation rows, `Data` or blocks with a method `loss`; None for no validation
     orders : None visits the rows as they stand
     stays_finite : True to raise DivergenceError for a loss or parameter that is not finite
     setting : for a `Snapshot`
@@ -78,7 +76,7 @@ class Plan(NamedTuple):
     optimizer: Optimizer
     backend: ChunkRunner
     data: Data
-    held_out: Data | HeldOutBlocks | None
+    held_out: Any
     epochs: int
     step_rows: int
     orders: Orders | None
@@ -109,7 +107,7 @@ class Training:
         state: TrainState,
         callbacks: Sequence[Callback],
         resumed: Snapshot | None,
-        batches: WindowBatches | None = None,
+        batches: Any = None,
     ) -> None:
         """batches : of rows in windows, of which the plan has the first; None for rows in memory"""
         self.names = plan.network.loss_curves
@@ -127,7 +125,7 @@ class Training:
         self.steps_before = state.step
         self.first_step = plan.other_steps + state.step
         """First step of the run, as schedules count."""
-        self.batches: Batches | WindowBatches = batches or Batches(
+        self.batches: Any = batches or Batches(
             len(self.weights), plan.step_rows, plan.orders, plan.network.needs_batches, plan.microbatch,
             plan.since.epoch,
         )  # fmt: skip
@@ -416,7 +414,8 @@ class Training:
         if isinstance(held_out, Data):
             return loss_of(held_out)
         run = self.run
-        return held_out.loss(self.plan.network, loss_of, run.epoch, lambda: run.stop_reason is not None)
+        loss: Any = held_out.loss(self.plan.network, loss_of, run.epoch, lambda: run.stop_reason is not None)
+        return loss
 
     def _evaluate(self, parameters: NDArray[Any], data: Data) -> Any:
         """Return the loss over all rows, with heads an array; LeftBehind in a long call once the training

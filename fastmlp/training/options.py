@@ -25,7 +25,6 @@ from fastmlp.backend.registry import is_exact, is_mixed
 from fastmlp.callbacks.callback import Callback
 from fastmlp.callbacks.standard import Progress
 from fastmlp.checks import CheckedFields, checked, count, number
-from fastmlp.data.ranks import ALONE, Ranks
 from fastmlp.data.sparse import may_become_sparse
 from fastmlp.model.averages import EMA, SWA, Average, with_average
 from fastmlp.model.backend import Backend
@@ -35,7 +34,9 @@ from fastmlp.model.optimizers import SGD, Adam, Optimizer, as_optimizer, keeping
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.budget import available_cores
 from fastmlp.system.notices import is_watched
+from fastmlp.trained import format_of
 from fastmlp.trained.model import Model
+from fastmlp.training.ranks import ALONE, Ranks
 from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.start import Initial
 
@@ -152,13 +153,10 @@ def options_of(network: Network, given: Mapping[str, Any], first: bool = True) -
     if called or type(options.callbacks) is not tuple:
         changed["callbacks"] = called
     if type(options.metrics) is not tuple or options.metrics:
-        from fastmlp.callbacks.metrics import checked_metrics
-
-        changed["metrics"] = checked_metrics(options.metrics, network)
+        changed["metrics"] = format_of("metrics").checked_metrics(options.metrics, network)
     if options.resume is not None and not isinstance(options.resume, Snapshot):
-        from fastmlp.training.checkpoint import read_training
-
-        changed["resume"] = read_training(options.resume, components_of(network)) if first else None
+        read = format_of("checkpoint").read_training
+        changed["resume"] = read(options.resume, components_of(network)) if first else None
     options = options.having(**changed)
     file, dtype = options.file, options.dtype
     if dtype is not None and file is not None and is_bfloat16(dtype) != is_mixed(file.backend):

@@ -2,7 +2,7 @@
 
 All randomness comes from independent streams, so every backend sees the same start, split, row orders and
 dropout masks. With several processes each step here may fail on one of the ranks alone, and all ranks learn
-of the failure (`fastmlp.data.ranks`).
+of the failure (`fastmlp.training.ranks`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,7 @@ from fastmlp.callbacks.callback import Callback, Pause, Run, no_snapshot, with_s
 from fastmlp.callbacks.standard import EarlyStopping
 from fastmlp.checks import CheckpointError
 from fastmlp.data.arrays import checked_weights, clean_rows_of, clean_targets, scaled_weights
-from fastmlp.data.batches import WindowBatches, batches_of
-from fastmlp.data.ranks import ALONE, Ranks, fingerprint, sample_of
+from fastmlp.data.batches import batches_of
 from fastmlp.data.seeding import RowOrders
 from fastmlp.data.sparse import inputs_of_steps, may_become_sparse
 from fastmlp.model.backend import Array, Data
@@ -33,14 +32,13 @@ from fastmlp.model.schedules import BEGINNING
 from fastmlp.model.state import TrainState, initial_state
 from fastmlp.system import budget
 from fastmlp.system.interrupts import Interrupted, deferred
+from fastmlp.trained import format_of
 from fastmlp.trained.model import Model
 from fastmlp.training.loop import Plan, Training, of_all_rows
 from fastmlp.training.options import Choices, FitOptions, choice_of
-from fastmlp.training.snapshot import Snapshot
+from fastmlp.training.ranks import ALONE, Ranks
+from fastmlp.training.snapshot import Snapshot, fingerprint, sample_of
 from fastmlp.training.start import dropout_key, initial_parameters
-
-if TYPE_CHECKING:
-    from fastmlp.data.windows import HeldOutBlocks
 
 
 class Prepared(NamedTuple):
@@ -60,11 +58,11 @@ class Prepared(NamedTuple):
     rows: int | None
     sample: str
 
-    def train(self, batches: WindowBatches | None = None) -> Model:
+    def train(self, batches: Any = None) -> Model:
         """Take all steps; return the model. Errors as of `fit`; batches : of rows in windows"""
         return self.ended(finished(self.begun(batches)))
 
-    def begun(self, batches: WindowBatches | None = None, kind: type[Training] = Training) -> Training:
+    def begun(self, batches: Any = None, kind: type[Training] = Training) -> Training:
         """Return the training before the first step; kind : of training; batches : of rows in windows"""
         training = kind(self.plan, self.state, self.callbacks, self.resumed, batches)
         # One of several ranks cannot make a model that goes on, nor can an estimator.
@@ -72,7 +70,7 @@ class Prepared(NamedTuple):
             vars(training.run)["_model"] = self.model_now
         return training
 
-    def iterate(self, pause: Pause, batches: WindowBatches | None = None) -> Generator[Run]:
+    def iterate(self, pause: Pause, batches: Any = None) -> Generator[Run]:
         """Take all steps, and yield the run as `fastmlp.iter_fit` does."""
         training = self._replace(callbacks=[*self.callbacks, pause]).begun(batches)
         with closing(iterate(training)) as runs:
@@ -128,7 +126,7 @@ class Prepared(NamedTuple):
         return self.plan.options.kept(self.plan.optimizer, self.state.parameters.dtype)
 
 
-def in_memory(held_out: Data | HeldOutBlocks | None) -> Data | None:
+def in_memory(held_out: Any) -> Data | None:
     """Return the validation rows if in memory, else None."""
     return held_out if isinstance(held_out, Data) else None
 
@@ -138,7 +136,7 @@ def ready(
     options: FitOptions,
     choices: Choices,
     data: Data,
-    held_out: Data | HeldOutBlocks | None,
+    held_out: Any,
     rows: int,
     ranks: Ranks = ALONE,
     *,
@@ -171,10 +169,9 @@ def ready(
     with ranks.raise_on_all_ranks():
         measures = list[Callback]()
         if options.metrics:
-            from fastmlp.callbacks.metrics import metrics_of
-
             measured = data if is_array else None, in_memory(held_out)
-            measures += metrics_of(options.metrics, options.training_metrics, network, *measured, ranks)
+            given = options.metrics, options.training_metrics, network
+            measures += format_of("metrics").metrics_of(*given, *measured, ranks)
         if whole and held_out is not None and options.optimizer.patience is not None:
             measures.append(EarlyStopping(options.optimizer.patience))
         if network.needs_batches and epochs and rows:
@@ -244,9 +241,7 @@ def ready(
     if whole:
         plan = of_all_rows(plan)
     if in_file:
-        from fastmlp.training.saving import with_setting
-
-        plan = with_setting(
+        plan = format_of("saving").with_setting(
             plan, chosen.name, parameters, data, callbacks, ranks, batch_size=batch_size,
             rows=rows if is_array else None, per_epoch=per_epoch, blocks=blocks or {},
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,15 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.callbacks.callback import Callback, with_state
-from fastmlp.data.ranks import BY_ROWS, fingerprint
 from fastmlp.model.averages import with_average_of
+from fastmlp.model.backend import Data
 from fastmlp.model.optimizers import as_optimizer, keeping_signs
+from fastmlp.model.rows import ByteRows, Inputs, SparseRows, stacked, unpacked
 from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.state import Array
 from fastmlp.trained.model import Model
+from fastmlp.training.ranks import ALONE, Ranks
 
 History = dict[str, list[float]]
 States = list[tuple[str, dict[str, Any]]]
+
+BY_ROWS = "rows"
+"""The beginning of a fingerprint by rows, impossible for a SHA-256."""
 
 GIVEN_AGAIN = (
     "optimizer", "batch_size", "sample_weight", "validation", "callbacks", "progress", "threads",
@@ -30,7 +36,7 @@ class Snapshot(NamedTuple):
     """A training between two chunks: the whole input of the remaining training.
 
     The arrays are live; copy or write them before the next chunk. A `Checkpoint` writes `IN_FILE` and
-    parameters and history of the model (`fastmlp.training.checkpoint`).
+    parameters and history of the model (`fastmlp.checkpoints`).
 
     parameters : (P,) floating
     moments : (rows, P) floating, the rows in use
@@ -197,3 +203,45 @@ def _matched(callbacks: Sequence[Callback], states: Sequence[tuple[str, dict[str
         index = next((i for i, (known, _) in enumerate(left) if known == name), None)
         matched.append((name, {}) if index is None else left.pop(index))
     return matched
+
+
+# --- fingerprints of rows -----------------------------------------------------------------------------
+
+
+def fingerprint(*arrays: Inputs | ByteRows) -> str:
+    """Return the SHA-256 of arrays and rows: of dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        parts = array.arrays if isinstance(array, (SparseRows, ByteRows)) else (array,)
+        for part in (*parts, array.dense) if isinstance(array, SparseRows) else parts:
+            digest.update(part.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+SAMPLED_ROWS = 64
+"""Rows of a sample, spread over all: a hash of all rows takes a second a gigabyte."""
+
+
+def sample_of(data: Data, held_out: Data | None, ranks: Ranks = ALONE) -> str:
+    """Return a fingerprint of a sample of all ranks' rows and validation rows."""
+    parts: list[Inputs] = []
+    for rows in (data, held_out):
+        if rows is not None:
+            counts = ranks.all_of(len(rows.weights))
+            count, here = sum(counts), len(rows.weights)
+            positions = np.arange(0, count, -(-count // SAMPLED_ROWS)) - sum(counts[: ranks.rank])
+            some = rows.take(positions[(positions >= 0) & (positions < here)])
+            sampled = ranks.all_of((unpacked(some.inputs), some.targets, some.weights))
+            parts += [_joined(part) for part in zip(*sampled, strict=True)]
+            parts.append(np.array([count]))
+    return fingerprint(*parts)
+
+
+def _joined(parts: Sequence[Inputs]) -> Inputs:
+    """Return the rows of all ranks, rank after rank. Ranks without rows do not count."""
+    some = [part for part in parts if part.shape[0]]
+    dense = [part for part in some if not isinstance(part, SparseRows)]
+    if len(dense) == len(some):
+        return np.concatenate(dense)
+    return stacked([part if isinstance(part, SparseRows) else SparseRows.of(part) for part in some])

@@ -31,13 +31,14 @@ from support.threads_as_ranks import Overlapping, Rank, ranks, trained
 import fastmlp
 from fastmlp import BatchNorm, Dense, Numbers, PiecewiseLinear
 from fastmlp.backend import registry
-from fastmlp.data.ranks import ALONE, fingerprint_by_rows
+from fastmlp.checkpoints.fingerprints import fingerprint_by_rows
 from fastmlp.distributed.ranks import RankError, SeveralRanks
 from fastmlp.distributed.training import DataParallel
 from fastmlp.kernels import get_variant
 from fastmlp.model.backend import Chunk, Data, Shared
 from fastmlp.model.rows import SparseRows
 from fastmlp.model.state import initial_state
+from fastmlp.training.ranks import ALONE
 
 DRY = HEADS.replaced(layers=HEADS.layers[:-1])
 """A network without dropout, of which each rank of local SGD has masks of its own."""

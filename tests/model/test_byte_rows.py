@@ -9,8 +9,8 @@ from support.selection import matrix
 import fastmlp
 from fastmlp import Checkpoint, Network
 from fastmlp.backend import registry
-from fastmlp.data.sources import Slices
-from fastmlp.data.windows import RowFormat, Windows
+from fastmlp.blocks.sources import Slices
+from fastmlp.blocks.windows import RowFormat, Windows
 from fastmlp.model.backend import Data
 from fastmlp.model.rows import ByteRows, unpacked
 

@@ -174,7 +174,7 @@ def test_the_page_of_exports_runs_and_its_c_program_prints_what_the_model_predic
     assert abs(float(printed) - expected) <= 1e-13
 
 
-@pytest.mark.parametrize("name", ["fitting", "training.stepper"])
+@pytest.mark.parametrize("name", ["fitting", "stepper.stepper"])
 def test_the_examples_of_docstrings_run(name):
     failed, tried = doctest.testmod(importlib.import_module(f"fastmlp.{name}"))
     assert tried

@@ -16,9 +16,9 @@ from support.smooth_rows import KINDS, SMOOTH, X, Y
 import fastmlp
 from fastmlp import Adam, Dense, Head, LevenbergMarquardt, MLPRegressor, Network, Residual
 from fastmlp.backend import registry
-from fastmlp.data.ranks import ALONE
 from fastmlp.second_order.objective import WholeObjective
 from fastmlp.training.prepared import cleaned, scaled
+from fastmlp.training.ranks import ALONE
 
 CASES = [
     ({}, "reference"), ({"weighed": True, "l2": 0.01}, "fused"), ({"nielsen": True}, "reference"),

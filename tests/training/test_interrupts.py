@@ -24,9 +24,10 @@ from support.selection import campaign, matrix, some_backends
 import fastmlp
 from fastmlp import Checkpoint, Interrupted, Network
 from fastmlp.backend import reference
+from fastmlp.checkpoints import checkpoint
 from fastmlp.system import interrupts
 from fastmlp.system.budget import cores
-from fastmlp.training import checkpoint, threads
+from fastmlp.training import threads
 
 pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
 

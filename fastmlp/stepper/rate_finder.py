@@ -18,10 +18,10 @@ from fastmlp.data.seeding import generator
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, as_optimizer
 from fastmlp.model.rows import SparseRows
+from fastmlp.stepper.stepper import Stepper
 from fastmlp.trained.model import Model
 from fastmlp.training.options import ADAM
 from fastmlp.training.start import initial_parameters
-from fastmlp.training.stepper import Stepper
 
 Floats = NDArray[np.float64]
 

@@ -105,7 +105,7 @@ def test_any_number_of_threads_that_fit_takes_can_be_resumed(tmp_path):
 def test_without_a_seed_the_file_has_it(tmp_path):
     whole = fit(seed=None, callbacks=[Checkpoint(tmp_path / "c", 99)])
     stopped = tmp_path / "stopped"
-    seed = fastmlp.training.checkpoint.read_training(tmp_path / "c").seed
+    seed = fastmlp.checkpoints.checkpoint.read_training(tmp_path / "c").seed
     fit(seed=seed, callbacks=[Checkpoint(stopped, 99), StopAt(2 * BATCHES)])
     assert_same(fit(seed=None, resume=stopped), whole)
 
@@ -142,7 +142,7 @@ def test_time_also_passes_within_an_epoch(tmp_path, chunks):
     steps = []
     noting = calling(
         on_chunk_end=lambda run: (
-            path.exists() and steps.append(fastmlp.training.checkpoint.read_training(path).step)
+            path.exists() and steps.append(fastmlp.checkpoints.checkpoint.read_training(path).step)
         )
     )
     fit(callbacks=[noting, Checkpoint(path, timedelta(microseconds=1))])

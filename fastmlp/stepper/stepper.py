@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 from fastmlp import checks
 from fastmlp.backend import registry
 from fastmlp.backend.stepping import steps_of
+from fastmlp.checkpoints import checkpoint
 from fastmlp.checks import CheckpointError
 from fastmlp.data.arrays import by_head, clean_blocks, floating_dtype, joined, of_labels, targets_of_head
 from fastmlp.data.sparse import clean_rows, is_sparse
@@ -29,7 +30,6 @@ from fastmlp.model.rows import SparseRows
 from fastmlp.model.schedules import Schedule
 from fastmlp.model.state import initial_state
 from fastmlp.trained.model import Model
-from fastmlp.training import checkpoint
 from fastmlp.training.options import components_of
 from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.start import Initial, dropout_key, initial_parameters

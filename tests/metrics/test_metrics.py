@@ -12,7 +12,7 @@ from support.refusals import refusals
 
 import fastmlp
 from fastmlp import Adam, EarlyStopping, Head, Network
-from fastmlp.callbacks.metrics import FORMULAS
+from fastmlp.metrics.formulas import FORMULAS
 
 WINE, CANCER, DIABETES = (data_set(name, 150) for name in ("wine", "breast_cancer", "diabetes"))
 CLASSES = Network([13, 8, 3], "tanh", "softmax", "cross_entropy")

@@ -15,8 +15,9 @@ from support.selection import campaign, quick
 
 import fastmlp
 from fastmlp import Adam, Callback, Checkpoint, CheckpointError, EarlyStopping, Network, Normal
+from fastmlp.checkpoints import checkpoint
 from fastmlp.files import archive
-from fastmlp.training import checkpoint, loop
+from fastmlp.training import loop
 
 X, Y = data_set("diabetes", 50)
 

@@ -29,8 +29,8 @@ from support.selection import matrix
 
 import fastmlp
 from fastmlp import Adam, Callback, Checkpoint, CheckpointError, Dense, Dropout, EarlyStopping, Network
-from fastmlp.data.sources import check_file
-from fastmlp.data.windows import Windows
+from fastmlp.blocks.sources import check_file
+from fastmlp.blocks.windows import Windows
 from fastmlp.training import loop
 
 LARGE = [pytest.param(size, marks=matrix) for size in (1, 8, ROWS)]
@@ -221,7 +221,7 @@ def test_a_memory_map_of_bytes_trains_as_its_array(validation, pixels):
 
 
 def test_a_memory_map_that_is_as_training_takes_it_is_trained_on_where_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastmlp.training.trainer.PreparedBlocks.train", None)  # would be called for windows
+    monkeypatch.setattr("fastmlp.blocks.training.PreparedBlocks.train", None)  # would be called for windows
     X.tofile(tmp_path / "rows")
     rows = np.memmap(tmp_path / "rows", np.float32, "r", shape=X.shape)
     assert_same(fit(rows, Y), fit(X, Y))
@@ -241,7 +241,7 @@ def test_a_file_that_ends_short_names_itself(pixels, monkeypatch):
             assert ahead.wait(600)
             os.truncate(pixels.filename, 100)
 
-    monkeypatch.setattr("fastmlp.data.sources.check_file", look)
+    monkeypatch.setattr("fastmlp.blocks.sources.check_file", look)
     with pytest.raises(
         ValueError, match=r"block 1 of epoch 4: the file '.*pixels' ends short: it has 100 bytes of 515"
     ):

@@ -19,8 +19,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastmlp import checks
 from fastmlp.backend.choice import may_take_bytes
+from fastmlp.blocks.sources import SHAPE, IterableSource, Slices, Source, named_blocks
 from fastmlp.data.arrays import check_codes, checked_weights, clean_blocks, convert, floating_dtype, joined
-from fastmlp.data.sources import SHAPE, IterableSource, Slices, Source, named_blocks
 from fastmlp.data.sparse import clean_rows, is_sparse
 from fastmlp.model.backend import Array, Data, counts_of, evaluated, losses_of_part
 from fastmlp.model.inputs import Blocks, sparse_columns

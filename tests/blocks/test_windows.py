@@ -11,8 +11,8 @@ from support.blocks import BLOCKS, GOOD, ROWS, W, X, Y, fit, no_thread_is_left  
 from support.processes import python
 from support.resuming import assert_same
 
-from fastmlp.data.sources import Slices, given
-from fastmlp.data.windows import RowFormat, Windows
+from fastmlp.blocks.sources import Slices, given
+from fastmlp.blocks.windows import RowFormat, Windows
 
 
 def test_slices_of_chosen_rows():
@@ -90,7 +90,7 @@ OWN = """
 import json, re, sys, threading, time
 import numpy as np
 import fastmlp
-from fastmlp.data import windows
+from fastmlp.blocks import windows
 
 path, rows, columns, window_bytes, dtype = json.loads(sys.argv[1])
 windows.WINDOW_BYTES = window_bytes

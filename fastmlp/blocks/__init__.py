@@ -1,0 +1,1 @@
+"""Rows that come block by block: sources, windows, and the training on windows."""

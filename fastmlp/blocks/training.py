@@ -1,0 +1,306 @@
+"""A training on rows that come block by block, on one window after another."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmlp import checks
+from fastmlp.blocks.sources import Slices, Source, arrow_source, source_of
+from fastmlp.blocks.windows import HeldOutBlocks, RowFormat, Window, Windows
+from fastmlp.callbacks.callback import Pause, Run
+from fastmlp.data.arrays import clean_targets
+from fastmlp.data.batches import Orders, Steps, batches_of
+from fastmlp.data.seeding import split_rows
+from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.network import Network
+from fastmlp.trained.model import Model
+from fastmlp.training.loop import Plan
+from fastmlp.training.options import Choices, FitOptions
+from fastmlp.training.prepared import Prepared, ready, validation_rows
+
+HELD_OUT_BYTES = 1 << 24
+"""Bytes of a window of rows to validate on."""
+
+
+class PreparedBlocks(NamedTuple):
+    """A prepared training on blocks of rows.
+
+    options, choices : as of `ready`; dtype : of the training, None for the rows' dtype
+    """
+
+    network: Network
+    source: Source
+    options: FitOptions
+    choices: Choices
+    dtype: Any
+
+    def train(self) -> Model:
+        """Take all steps; return the model. Errors as of `fit`."""
+        with self._opened() as (training, batches):
+            return training.train(batches)
+
+    def iterate(self, pause: Pause) -> Generator[Run]:
+        """Take all steps, and yield the run as `fastmlp.iter_fit` does."""
+        with self._opened() as (training, batches):
+            yield from training.iterate(pause, batches)
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Prepared, WindowBatches]]:
+        """Give a prepared training and its batches, with the rows' thread running."""
+        network, source, options, choices, dtype = self
+        file, held_source = options.file, None
+        done = len(file.history["loss"]) if file else 0
+        if isinstance(options.validation, Real):
+            source, held_source = _split(source, options.validation, options.seed)
+        row_format = RowFormat(
+            n_in=network.n_in,
+            dtype=dtype,
+            scale=network.input_scale,
+            targets=lambda y, rows, dtype: clean_targets("y", y, network, rows, dtype),
+            batch_size=_rows_of_a_step(options, source),
+            window=options.window,
+            blocks=network.blocks,
+        )
+        with Windows(source, row_format, options.epochs - done, done=done) as windows:
+            first = windows.next()
+            # The first window also tells the dtype, if none was given.
+            assert first is not None
+            data = first.data
+            row_format = row_format._replace(dtype=data.weights.dtype)
+            held_out = _held_out(network, options.validation, held_source, row_format)
+            rows = first.rows if first.last else source.rows or 0  # not what the thread may have read by now
+            blocks = {"window": row_format.window, "blocks": True}
+            training = ready(
+                network, options, choices, data, held_out, rows, is_sized=bool(source.rows), blocks=blocks
+            )
+            yield training, window_batches(training.plan, windows, first)
+
+
+def window_batches(plan: Plan, windows: Windows, first: Window) -> WindowBatches:
+    """Return the batches of a training on windows, after the first window."""
+    rows = first.rows if first.last else windows.source.rows
+    return WindowBatches(
+        windows, first, rows or 0, plan.step_rows, plan.orders, plan.network.needs_batches, plan.microbatch,
+        plan.since.epoch,
+    )  # fmt: skip
+
+
+def _rows_of_a_step(options: FitOptions, source: Source) -> int:
+    """Return the number of rows of a step; ValueError for an unknown number, or more rows than a window's."""
+    window, accumulate = options.window, options.accumulate
+    batch_size = source.rows if options.batch_size is None else options.batch_size
+    if batch_size is None:
+        raise ValueError("batch_size=None takes all rows at once, which blocks do not give; choose a number")
+    if window is not None and window < batch_size * accumulate:
+        times = f" * accumulate={accumulate}" if accumulate > 1 else ""
+        raise ValueError(f"window must be at least batch_size={batch_size}{times}, got {window}")
+    return batch_size * accumulate
+
+
+def _split(source: Source, validation: Real, seed: int) -> tuple[Source, Source]:
+    """Return the training rows and the rows held out, split as arrays are."""
+    fraction = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
+    if not isinstance(source, Slices):
+        raise ValueError(
+            f"no fraction of blocks can be split off, got validation={fraction:g}; "
+            "give (X, y), or other blocks"
+        )
+    train_rows, held_rows = split_rows(fraction, source.rows, seed)
+    return source.take(train_rows), source.take(held_rows)
+
+
+def _held_out(
+    network: Network, validation: Any, split: Source | None, row_format: RowFormat
+) -> Data | HeldOutBlocks | None:
+    """Return the rows to validate on, in memory or in blocks."""
+    if validation is None:
+        return None
+    assert isinstance(row_format.dtype, np.dtype)
+    if split is None and isinstance(validation, Sequence):
+        if len(validation) in (2, 3):
+            X, y, *rest = validation
+            split = source_of(
+                "validation X", X, y, rest[0] if rest else None, row_format.dtype, row_format.scale, None
+            )
+        if split is None:
+            return validation_rows(network, validation, row_format.dtype)
+    elif split is None:
+        split = source_of("validation", validation, None, None, row_format.dtype, row_format.scale, None)
+    assert split is not None
+    n_in, n_out = network.n_in, network.n_out
+    window = max(256, HELD_OUT_BYTES // (row_format.dtype.itemsize * (n_in + n_out + 1)))
+    return HeldOutBlocks(split, row_format._replace(window=window, batch_size=1))
+
+
+class WindowBatches:
+    """The rows of each step in windows; see `Batches`.
+
+    first : the first window, filled; rows : of an epoch, 0 while unknown
+    orders, joins, microbatch, before : as of `Batches`
+    """
+
+    per_epoch = None
+
+    def __init__(
+        self,
+        windows: Windows,
+        first: Window,
+        rows: int,
+        batch_size: int,
+        orders: Orders | None,
+        joins: bool,
+        microbatch: int,
+        before: int,
+    ) -> None:
+        self._windows, self._window, self._first = windows, first, True
+        self.batch_size, self._orders, self._joins, self._before = batch_size, orders, joins, before
+        self.most = (microbatch or batch_size) + joins
+        self.rows = rows
+        """Rows of an epoch, 0 while unknown."""
+        self.data = first.data
+        self._order, self._at, self._step, self._rows_before = np.arange(0), 0, 0, 0
+        self._epochs = 0
+        self._skipped = self.epoch_step = self._epoch_rows = self._number = 0
+        """Steps of an earlier training left to skip; of the epoch the first step, the visited rows, and the
+        window's number.
+        """
+        self._weighs = False
+        """True once a visited row of the epoch has a weight above 0."""
+
+    def resume(self, step: int, epoch_step: int, epochs: int) -> None:
+        """Go on from a snapshot; the epoch's earlier rows are read again."""
+        self._epochs, self._skipped = epochs, epoch_step
+        self._step = step - epoch_step
+        self._rows_before = self._epochs * self.rows if self.rows else self._step * self.batch_size
+
+    # --- windows ------------------------------------------------------------------------------------
+
+    def steps_left(self, step: int) -> int:
+        """Return the steps with rows in the window.
+
+        A batch is left for the next window where a row may have to join.
+        """
+        rows = len(self._order) - self._at
+        if self._window.last:
+            return batches_of(rows, self.batch_size, self._joins)
+        return max(0, rows - self._joins) // self.batch_size
+
+    def next(self, stopped: Callable[[], bool]) -> Data | None:
+        """Take up the next window with a step to take; return the window's rows, None once stopped()."""
+        while True:
+            if self._epoch_rows and self._window.last:
+                raise ValueError(
+                    f"epoch {self._epochs + 1} has only {self._epoch_rows} rows; "
+                    "the training that goes on had visited them all before it stopped, or more"
+                )
+            window = self._window if self._first else self._windows.next(stopped)
+            if window is None:
+                return None
+            self._take_up(window)
+            if passed := min(self._skipped, self.steps_left(self._step)):
+                self._skipped -= passed
+                self._pass_over(self._step + passed)
+            if self.steps_left(self._step):
+                return self.data
+
+    def _take_up(self, window: Window) -> None:
+        """Begin a window, behind the rows left over from the window before."""
+        carried = 0
+        if window.first:
+            self.epoch_step, self._epoch_rows, self._weighs, self._number = self._step, 0, False, 0
+        else:
+            self._number += 1
+            if carried := len(self._order) - self._at:
+                window.carry(self.data.take(self._order[self._at :]))
+        if window is not self._window:
+            self._windows.release(self._window)
+        self._window, self.data, self._at, self._first = window, window.data, 0, False
+        self._order = np.arange(carried + window.rows)
+        if self._orders is not None:
+            drawn = self._order[None, carried:]
+            self._orders.draw(self._before + self._epochs, drawn, self._number)
+            drawn += carried
+
+    # --- steps --------------------------------------------------------------------------------------
+
+    def steps_within(self, visits: int) -> int:
+        """Return how many steps visit about `visits` rows."""
+        return max(1, visits // self.batch_size)
+
+    def ends_epoch(self, step: int) -> bool:
+        """Return True if a later step begins an epoch."""
+        return self._window.last and step - self._step == self.steps_left(self._step)
+
+    def rows_before(self, step: int) -> int:
+        """Return the rows visited before a step of the window, or before the step after the window."""
+        if step > self._step and self.ends_epoch(step):
+            return self._rows_before + len(self._order) - self._at
+        return self._rows_before + (step - self._step) * self.batch_size
+
+    def visit(self, step: int, count: int) -> Steps:
+        """Return (order, starts, stops, rows) of the next `count` steps, from `step` on."""
+        starts = self._at + self.batch_size * np.arange(count)
+        stops = starts + self.batch_size
+        if self.ends_epoch(step + count):
+            stops[-1] = len(self._order)
+        return self._order, starts, stops, (stops - starts).astype(np.float64)
+
+    def cached(self, step: int, count: int, rates: tuple[float, float]) -> Chunk | None:
+        """Return no chunk: none recurs."""
+        return None
+
+    def advance(self, step: int) -> None:
+        """Go on to a step of the window, or to the step after; ValueError after an epoch of weight 0."""
+        ends = self.ends_epoch(step)
+        self._pass_over(step)
+        if ends:
+            self._epochs += 1
+            if not self._weighs:
+                raise ValueError(f"the weights of epoch {self._epochs} are all zero")
+            self.rows, self._epoch_rows = self._epoch_rows, 0
+            self._rows_before = self._epochs * self.rows  # a training that is resumed did not know that
+
+    def _pass_over(self, step: int) -> None:
+        rows = self.rows_before(step) - self._rows_before
+        if not self._weighs:
+            self._weighs = bool(self.data.weights[self._order[self._at : self._at + rows]].any())
+        self._at, self._step = self._at + rows, step
+        self._rows_before, self._epoch_rows = self._rows_before + rows, self._epoch_rows + rows
+
+
+# --- tables of Arrow's, with a communicator ---
+
+
+def check_no_blocks(y: Any, window: int | None) -> None:
+    """Raise TypeError for blocks of rows."""
+    if y is None or window is not None:
+        got = "" if window is None else f", without a window; got window={checks.shown(window)}"
+        raise TypeError(f"with a communicator X and y are arrays, of which each process has its rows{got}")
+
+
+def arrays_of(X: Any, y: Any, weights: Any = None) -> tuple[Any, Any, Any]:
+    """Return an Arrow table with named columns as arrays; other rows unchanged.
+
+    TypeError without rows in memory.
+    """
+    arrow = sys.modules.get("pyarrow")
+    if arrow is None or not isinstance(X, arrow.Table):
+        if isinstance(X, (str, os.PathLike)) or isinstance(y, str) or callable(X) or hasattr(X, "scanner"):
+            raise TypeError(
+                "with a communicator X is an array, or a pyarrow.Table of which y names columns, got "
+                f"{checks.shown(X)}; fastmlp.shard reads this rank's rows of Parquet files"
+            )
+        return X, y, weights
+    found, targets, *others = zip(*arrow_source("X", X, y, weights), strict=True)
+    if isinstance(y, Mapping):
+        joined: Any = {name: np.concatenate([part[name] for part in targets]) for name in y}
+    else:
+        joined = np.concatenate(targets)
+    return np.concatenate(found), joined, np.concatenate(others[0]) if others else None

@@ -1,0 +1,1 @@
+"""Metrics of `fit(metrics=)`, by scikit-learn's names or as functions."""
