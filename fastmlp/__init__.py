@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from fastmlp.model.network import Network as Network
     from fastmlp.model.norms import *  # noqa: F403
     from fastmlp.model.optimizers import *  # noqa: F403
+    from fastmlp.model.optimizers import Group as Group
     from fastmlp.model.optimizers import Rule as Rule
     from fastmlp.model.schedules import *  # noqa: F403
     from fastmlp.model.second_order import LBFGS as LBFGS
@@ -99,7 +100,7 @@ _HOME = {
     "model.custom": "Layer",
     "model.loss": "Loss RowLoss",
     "backend.registry": "backends",
-    "model.optimizers": "Rule",  # with the names of built-in rules, which a custom rule may not have
+    "model.optimizers": "Group Rule",  # with the names of built-in rules, which a custom rule may not have
     "model.schedules": (
         "Constant Cosine CosineRestarts Exponential InverseScaling OneCycle Schedule StepDecay Warmup"
     ),

@@ -380,20 +380,20 @@ def update(
     check_optimizer("optimizer", optimizer)
     optimizer.check_layers(network)
     g = state.gradients
-    for number, one in enumerate(network.operations):
-        if optimizer.rate_factor(number, one) == 0:
+    for one in network.operations:
+        if optimizer.rate_of(one) == 0:
             g[one.weights : one.end] = 0
     if optimizer.clip_norm is not None:
         g *= min(1.0, optimizer.clip_norm / (float(np.linalg.norm(g.astype(np.float64))) + 1e-6))
-    for number, one in enumerate(network.operations):
-        if factor := optimizer.rate_factor(number, one):
+    for one in network.operations:
+        if factor := optimizer.rate_of(one):
             parts: list[Any] = [slice(one.weights, one.biases), slice(one.biases, one.trained)]
             if one.sparse_in and nonzero_columns is not None and optimizer.rule.sparse_updates:
                 moved = np.concatenate([np.ones(one.n_in - one.sparse_in, np.bool_), nonzero_columns])
                 parts[0] = one.weights + np.flatnonzero(np.repeat(moved, one.n_out))
             if one.updates_sparsely(optimizer.rule) and marks is not None:
                 parts[0] = marked_indices(network, one, marks)
-            both = optimizer.of_layer(number, one), parts, (rate, bias_rate)
+            both = optimizer.of_layer(one), parts, (rate, bias_rate)
             for of_part, at, step_rate in zip(*both, strict=True):
                 p, moments = state.parameters[at], state.moments[:, at]
                 if isinstance(of_part, Muon):

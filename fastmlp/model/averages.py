@@ -84,8 +84,8 @@ def _averaged(optimizer: Optimizer, averaging: tuple[str, float]) -> Optimizer:
 
 def _read(network: Network, optimizer: Optimizer) -> Iterator[slice]:
     """Yield the slices of trained parameters."""
-    for number, one in enumerate(network.operations):
-        if optimizer.rate_factor(number, one):
+    for one in network.operations:
+        if optimizer.rate_of(one):
             yield slice(one.weights, one.trained if one.trains_bias else one.biases)
 
 

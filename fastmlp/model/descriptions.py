@@ -20,13 +20,13 @@ from fastmlp.model.layers import Residual
 from fastmlp.model.loss import BuiltInLoss, Loss, RowLoss
 from fastmlp.model.losses import LOSS_CLASSES
 from fastmlp.model.network import Network
-from fastmlp.model.optimizer import Rule
+from fastmlp.model.optimizer import Group, Rule
 from fastmlp.model.optimizers import OPTIMIZERS
 from fastmlp.model.part import LAYERS
 from fastmlp.model.schedules import ByFunction
 
 TYPES: dict[str, Callable[..., Any]] = {
-    **{kind.__name__: kind for kind in (Network, *INITIALIZERS, Head, *OPTIMIZERS, *LOSS_CLASSES)},
+    **{kind.__name__: kind for kind in (Network, *INITIALIZERS, Head, Group, *OPTIMIZERS, *LOSS_CLASSES)},
     **BLOCKS,
     **LAYERS,
     "Residual": lambda layers, name: Residual(*layers, name=name),

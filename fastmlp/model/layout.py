@@ -128,8 +128,7 @@ def named_views(vector: Array, network: Network) -> dict[str, dict[str, Array]]:
             if one.networks == 1:
                 arrays = {name: array.reshape(-1) for name, array in arrays.items()}
             if one.part:
-                renamed = {"gain": one.part, "shift": "biases"}
-                arrays = {renamed[name]: array for name, array in arrays.items()}
+                arrays = {one.array_name(name): array for name, array in arrays.items()}
         if not one.trains_bias:
             arrays.pop("biases", None)
         if arrays := {name: array for name, array in arrays.items() if array.size}:

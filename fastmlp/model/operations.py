@@ -204,6 +204,26 @@ class Operation(NamedTuple):
         return self.name, *self.within, kind
 
     @property
+    def trained_arrays(self) -> tuple[list[str], list[str]]:
+        """The names in `Model.layers` of trained weights or a gain, and of biases or a shift."""
+        first, second = list[str](), list[str]()
+        if self.is_dense:
+            return ["weights"], ["biases"] * self.trains_bias
+        if isinstance(self.layer, Embedding):
+            for name in self.layer.arrays(self.columns):
+                section = self.layer.sections.get(name, "weights")
+                if section != "state":
+                    (second if section == "biases" else first).append(name)
+            return first, second
+        for one in self.kind.parameters:
+            (second if one.shape == BIAS else first).append(self.array_name(one.name))
+        return first, second
+
+    def array_name(self, parameter: str) -> str:
+        """Return the name of a parameter in `Model.layers`."""
+        return {"gain": self.part, "shift": "biases"}[parameter] if self.part else parameter
+
+    @property
     def is_dense(self) -> bool:
         """True for a product with a matrix of weights."""
         return self.kind.name == "dense"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -32,52 +33,67 @@ if TYPE_CHECKING:
     from fastmlp.model.operations import Operation
 
 
-Factors = Sequence[float] | Mapping[str, float] | Sequence[tuple[str, float]]
-"""Numbers for layers: a number for each layer of a chain, or by name; an optimiser holds pairs of names and
-numbers."""
+@dataclass(frozen=True)
+class Group(checks.CheckedFields):
+    """Factors of learning rates and of weight decay for some parameters, by `Optimizer(groups=)`.
+
+    Parameters
+    ----------
+    rate : float
+        Factor of the learning rates, at least 0. 0 freezes: parameters and moments stay, and the gradient is
+        left out of the norm for clipping.
+    decay : float
+        Factor of weight_decay, at least 0.
+    """
+
+    rate: float = number(1.0, 0)
+    decay: float = number(1.0, 0)
 
 
-def checked_factors(what: str, given: Any) -> tuple[Any, ...] | None:
-    """Return factors as a tuple of numbers, or of pairs (name, number); None for an empty mapping."""
-    if isinstance(given, Mapping):
-        if not given:
-            return None
-        given = tuple(given.items())
-    elif checks.sequence(given) is None:
-        raise TypeError(f"{what} must hold a number for each layer, got {checks.shown(given)}")
-    if _is_named(given):
-        return tuple((name, checks.real(f"{what}[{name!r}]", value, 0)) for name, value in given)
-    return tuple(checks.real(f"{what}[{i}]", value, 0) for i, value in enumerate(given))
+ALL = Group()
+"""The group of parameters without a group: factors of 1."""
+
+Groups = tuple[tuple[str, Group], ...]
 
 
-def _is_named(given: Sequence[Any]) -> bool:
-    return len(given) > 0 and all(
-        isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) for one in given
+def checked_groups(what: str, given: Any) -> Groups:
+    """Return groups as pairs of patterns and groups; TypeError for bad values."""
+    pairs = tuple(given.items()) if isinstance(given, Mapping) else given
+    if not isinstance(pairs, tuple) or not all(isinstance(one, tuple) and len(one) == 2 for one in pairs):
+        raise TypeError(f"{what} must be a dict of Group by names of layers, got {checks.shown(given)}")
+    for pattern, group in pairs:
+        checks.instance(f"a name of {what}", pattern, str, "the name or kind of a layer")
+        checks.instance(f"{what}[{pattern!r}]", group, Group, "a Group")
+    return pairs
+
+
+def _fits(pattern: str, names: Iterable[str], array: str) -> bool:
+    """Return whether a pattern is for an array of a layer with these names."""
+    layer, _, wanted = pattern.partition(".")
+    return fnmatch.fnmatchcase(array, wanted or "*") and any(
+        fnmatch.fnmatchcase(name, layer) for name in names
     )
 
 
-def _check_factors(what: str, given: Any, network: Network) -> None:
-    layers = len(network.operations)
-    if _is_named(given):
-        trained = [one for one in network.operations if one.end > one.weights]
-        known = dict.fromkeys(name for one in trained for name in one.names)
-        if unknown := [name for name, _ in given if name not in known]:
-            raise ValueError(f"{what}: no layer is {unknown[0]!r}; choose from: {', '.join(known)}")
-    elif not network.is_chain:
-        raise ValueError(f"{what} of a network that is no chain must be a dict, by names or kinds of layers")
-    elif len(given) != layers:
-        raise ValueError(f"{what} must hold {layers} numbers, one for each layer, got {len(given)}")
+def _groups_of(groups: Groups, operation: Operation) -> tuple[Group, Group]:
+    """Return the groups of an operation's weights or gain, and of biases or shift.
 
-
-def _factor(given: Any, number: int, operation: Operation) -> float:
-    if not _is_named(given):
-        return float(given[number])
-    named = dict(given)
-    return float(next((named[name] for name in operation.names if name in named), 1.0))
-
-
-UNDECAYED: dict[str, Any] = {"layer_decays": None, "decay_norms": True, "decay_biases": True}
-"""Values of fields for a weight_decay of all parameters."""
+    ValueError if arrays that take steps together are in several groups.
+    """
+    name, found = operation.name, list[Group | None]()
+    for arrays in operation.trained_arrays:
+        chosen = {
+            next((group for pattern, group in groups if _fits(pattern, operation.names, array)), ALL)
+            for array in arrays
+        }
+        if len(chosen) > 1:
+            raise ValueError(f"groups: {', '.join(arrays)} of {name!r} must be in one group")
+        found.append(chosen.pop() if chosen else None)
+    first, second = found
+    first, second = first or second or ALL, second or first or ALL
+    if first.rate != second.rate:
+        raise ValueError(f"groups: {name!r} must have one rate, got {first.rate:g} and {second.rate:g}")
+    return first, second
 
 
 @dataclass(frozen=True)
@@ -93,17 +109,12 @@ class Optimizer(checks.CheckedFields):
     clip_norm : float, optional
         A gradient (penalties included) with a larger global 2-norm is scaled by clip_norm / (norm + 1e-6), as
         `torch.nn.utils.clip_grad_norm_` does.
-    layer_rates : sequence of float, or mapping of str to float, optional
-        Factors of the rates, at least 0. A sequence has a factor for each layer of a chain. A mapping has
-        factors by a layer's name or by a kind, as {"low": 0.1, "LayerNorm": 0.5}; a name comes first, and
-        other layers have 1. 0 freezes a layer: parameters and moments stay, and the gradient is left out of
-        the norm for clipping.
-    layer_decays : the same, optional
-        Factors of weight_decay, for optimisers with weight_decay.
-    decay_norms, decay_biases : bool
-        decay_norms=False: no weight_decay for the gains and shifts of norms and the parameters of `Scale`,
-        `PReLU`, `Swish` and custom layers. decay_biases=False: none for the biases of `Dense` layers and of
-        linear layers in blocks of inputs. False needs an optimiser with weight_decay.
+    groups : mapping of str to `Group`, optional
+        Factors of rates and decays, by a layer's name, the name of a `Residual` around the layer, or a kind
+        of layers, as {"low": Group(rate=0.1), "LayerNorm": Group(decay=0)}. An array's name of `Model.layers`
+        may follow, as "low.weights"; decays may differ between weights and biases, rates do not. A * is for
+        any letters, as in "*Norm" and "*.biases". The first name that fits holds; parameters without a group
+        have factors of 1. A decay needs an optimiser with weight_decay.
 
     Attributes
     ----------
@@ -118,19 +129,15 @@ class Optimizer(checks.CheckedFields):
     learning_rate: Rate
     _: KW_ONLY
     clip_norm: float | None = checks.positive(None)
-    layer_rates: Factors | None = checks.checked(checked_factors, None)
-    layer_decays: Factors | None = checks.checked(checked_factors, None)
-    decay_norms: bool = True
-    decay_biases: bool = True
+    groups: Mapping[str, Group] | Groups = checks.checked(checked_groups, ())
     averaging: tuple[str, float] | None = field(default=None, repr=False)
     keeps_signs: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
         super().__post_init__()
-        other = [name for name, value in UNDECAYED.items() if getattr(self, name) != value]
-        if other and not hasattr(self, "weight_decay"):
-            raise ValueError(f"{other[0]} needs a weight_decay, and {type(self).__name__} has none")
+        if not hasattr(self, "weight_decay") and any(group.decay != 1 for _, group in self._groups):
+            raise ValueError(f"a decay of groups needs a weight_decay, and {type(self).__name__} has none")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -138,10 +145,16 @@ class Optimizer(checks.CheckedFields):
         return ()
 
     def check_layers(self, network: Network) -> None:
-        """Raise ValueError unless a network has the layers of all factors."""
-        for what in ("layer_rates", "layer_decays"):
-            if (given := getattr(self, what)) is not None:
-                _check_factors(what, given, network)
+        """Raise ValueError unless a network has the layers of all groups."""
+        if self.groups:
+            trained = [one for one in network.operations if one.end > one.weights]
+            known = [(one.names, array) for one in trained for part in one.trained_arrays for array in part]
+            for pattern, _ in self._groups:
+                if not any(_fits(pattern, *one) for one in known):
+                    names = ", ".join(dict.fromkeys(name for one in trained for name in one.names))
+                    raise ValueError(f"groups: no layer or array is {pattern!r}; choose from: {names}")
+            for one in trained:
+                _groups_of(self._groups, one)
         if network.monotone is not None and not self.keeps_signs:
             raise ValueError("a monotone network needs an optimiser that keeps signs, see `keeping_signs`")
         embeddings = [one for one in network.operations if one.updates_sparsely(self.rule)]
@@ -154,28 +167,26 @@ class Optimizer(checks.CheckedFields):
         if self.keeps_signs:
             moments[self.own_rule.moments] = network.signs
 
-    def of_layer(self, number: int, operation: Operation) -> tuple[Optimizer, Optimizer]:
+    def of_layer(self, operation: Operation) -> tuple[Optimizer, Optimizer]:
         """Return two optimisers for an operation, with the right weight_decay.
 
         The first is for weights or a gain, the second for biases or a shift.
         """
-        if self.layer_decays is None and self.decay_norms and self.decay_biases:
+        if not self.groups or not hasattr(self, "weight_decay"):
             return self, self
-        factor = 1.0 if self.layer_decays is None else _factor(self.layer_decays, number, operation)
-        first, second = True, self.decay_biases
-        if operation.kind.parameters:
-            first = self.decay_norms
-            second = self.decay_biases if operation.part else first  # a shift, or the biases of members
+        first, second = (
+            replace(self, groups=(), weight_decay=self.decay * group.decay)  # type: ignore[call-arg]
+            for group in _groups_of(self._groups, operation)
+        )
+        return first, second
 
-        def with_decay(decays: bool) -> Optimizer:
-            changed: dict[str, Any] = UNDECAYED | {"weight_decay": self.decay * factor if decays else 0.0}
-            return replace(self, **changed)
-
-        return with_decay(first), with_decay(second)
-
-    def rate_factor(self, number: int, operation: Operation) -> float:
+    def rate_of(self, operation: Operation) -> float:
         """Return the factor of an operation's rates."""
-        return 1.0 if self.layer_rates is None else _factor(self.layer_rates, number, operation)
+        return _groups_of(self._groups, operation)[0].rate if self.groups else 1.0
+
+    @property
+    def _groups(self) -> Groups:
+        return self.groups  # type: ignore[return-value]  # a dict is made pairs
 
     @property
     def own_rule(self) -> StepRule:
@@ -353,8 +364,7 @@ class Rule(StepRule):
         weight_decay : float
             At least 0; every step multiplies the parameters by 1 - rate * weight_decay first, as AdamW.
         **given
-            Constants by name, with defaults for the rest; and clip_norm, layer_rates, layer_decays,
-            decay_norms and decay_biases, as for every optimiser.
+            Constants by name, with defaults for the rest; and clip_norm and groups, as for every optimiser.
         """
         options = {name: given.pop(name) for name in RESERVED if name in given}
         unknown = [name for name in given if name not in self.constants]

@@ -13,6 +13,7 @@ from fastmlp import checks
 from fastmlp.checks import count, fraction, number, positive
 from fastmlp.formulas.elementary import decayed
 from fastmlp.formulas.numbers import at_least, at_most, fma, quotient, root, sqrt, where
+from fastmlp.model.optimizer import Group as Group
 from fastmlp.model.optimizer import Optimizer as Optimizer
 from fastmlp.model.optimizer import Rule as Rule
 from fastmlp.model.optimizer import RuleOptimizer as RuleOptimizer
@@ -52,7 +53,7 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    learning_rate, clip_norm, layer_rates : see `Optimizer`
+    learning_rate, clip_norm, groups : see `Optimizer`
     momentum : float
         In [0, 1]. velocity = momentum * velocity + gradient.
     nesterov : bool
@@ -96,7 +97,7 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    learning_rate, clip_norm, layer_rates : see `Optimizer`
+    learning_rate, clip_norm, groups : see `Optimizer`
     alpha : float
         Smoothing of the mean square, in [0, 1).
     epsilon : float
@@ -148,7 +149,7 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    learning_rate, clip_norm, layer_rates : see `Optimizer`
+    learning_rate, clip_norm, groups : see `Optimizer`
     beta1, beta2 : float
         Decay of the first and the second moment, in [0, 1).
     epsilon : float
@@ -179,11 +180,12 @@ class AdamW(Adam):
     """Adam with decoupled weight decay (torch.optim.AdamW).
 
     Loshchilov and Hutter, "Decoupled weight decay regularization" (2019). As in PyTorch, all parameters
-    decay, also of norms and biases unless `decay_norms` and `decay_biases` are False.
+    decay, also of norms and biases: groups={"*Norm": Group(decay=0), "*.biases": Group(decay=0)} leaves both
+    out.
 
     Parameters
     ----------
-    learning_rate, clip_norm, layer_rates, layer_decays, decay_norms, decay_biases : see `Optimizer`
+    learning_rate, clip_norm, groups : see `Optimizer`
     beta1, beta2, epsilon, epsilon_hat, amsgrad : see `Adam`
     weight_decay : float
         At least 0; every step multiplies the parameters by 1 - rate * weight_decay first.
@@ -210,7 +212,7 @@ class SparseAdam(Optimizer):
 
     Parameters
     ----------
-    learning_rate, layer_rates : see `Optimizer`
+    learning_rate, groups : see `Optimizer`
     beta1, beta2, epsilon : see `Adam` with epsilon_hat=True
 
     Notes
@@ -264,7 +266,7 @@ class ScheduleFreeAdamW(Optimizer):
 
     Parameters
     ----------
-    clip_norm, layer_rates, layer_decays, decay_norms, decay_biases : see `Optimizer`
+    clip_norm, groups : see `Optimizer`
     learning_rate : float
         At least 0; a number, since the mean takes the place of a schedule.
     beta1 : float
@@ -320,7 +322,7 @@ class Muon(Optimizer):
 
     Parameters
     ----------
-    learning_rate, clip_norm, layer_rates, layer_decays, decay_norms, decay_biases : see `Optimizer`
+    learning_rate, clip_norm, groups : see `Optimizer`
     momentum : float
         Decay of the mean of gradients of a matrix, in [0, 1).
     nesterov : bool
@@ -348,9 +350,9 @@ class Muon(Optimizer):
         """All rules of the optimiser's parts."""
         return self.rule, self._adamw().rule
 
-    def of_layer(self, number: int, operation: Operation) -> tuple[Optimizer, Optimizer]:
+    def of_layer(self, operation: Operation) -> tuple[Optimizer, Optimizer]:
         """Return the optimisers of an operation's weights or gain, and of biases or shift."""
-        first, second = super().of_layer(number, operation)
+        first, second = super().of_layer(operation)
         assert isinstance(first, Muon)
         assert isinstance(second, Muon)
         return first if operation.is_dense else first._adamw(), second._adamw()

@@ -35,10 +35,7 @@ class WholeDataOptimizer(Optimizer):
 
     learning_rate: ClassVar[Rate] = 1.0  # type: ignore[misc]
     clip_norm: ClassVar[None] = None  # type: ignore[misc]
-    layer_rates: ClassVar[None] = None  # type: ignore[misc]
-    layer_decays: ClassVar[None] = None  # type: ignore[misc]
-    decay_norms: ClassVar[bool] = True  # type: ignore[misc]
-    decay_biases: ClassVar[bool] = True  # type: ignore[misc]
+    groups: ClassVar[tuple[()]] = ()  # type: ignore[misc]
     averaging: ClassVar[None] = None  # type: ignore[misc]
     numbers: ClassVar[tuple[str, ...]] = ()
 

@@ -339,7 +339,7 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         )  # fmt: skip
 
     def _take(
-        self, groups: list[selection.Group], training: members.TableTraining, weights: Array | None
+        self, groups: list[selection.RecipeGroup], training: members.TableTraining, weights: Array | None
     ) -> None:
         """Keep the networks of groups, and the errors or the threshold by the rows held out."""
         self.groups_ = [(group.recipe, group.models) for group in groups]

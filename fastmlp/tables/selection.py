@@ -43,7 +43,7 @@ MORE_RATE = 0.1  # fraction of the learning rate for more training on other rows
 
 
 @dataclass(eq=False)
-class Group:
+class RecipeGroup:
     """The networks of a recipe.
 
     planned, recipe : the recipe, and the recipe of the networks in the time
@@ -85,7 +85,7 @@ class Group:
         return round(float(np.mean([*map(best_epoch, self.validated)])))
 
 
-def train(training: TableTraining, recipes: Sequence[Recipe]) -> tuple[list[Group], str | None]:
+def train(training: TableTraining, recipes: Sequence[Recipe]) -> tuple[list[RecipeGroup], str | None]:
     """Return the networks of the best recipes, the best first, and in words what the time left out.
 
     Networks of all recipes hold out the same part of the rows, then the next part. Between parts, recipes
@@ -131,7 +131,7 @@ def train(training: TableTraining, recipes: Sequence[Recipe]) -> tuple[list[Grou
     return groups, ", ".join(words) + until or None
 
 
-def more(training: TableTraining, groups: Sequence[tuple[Recipe, list[Model]]]) -> list[Group]:
+def more(training: TableTraining, groups: Sequence[tuple[Recipe, list[Model]]]) -> list[RecipeGroup]:
     """Return groups whose networks go on on the rows of a training, at a fraction of their rate.
 
     As many networks as before hold out parts of the rows, which choose the number of epochs.
@@ -141,7 +141,7 @@ def more(training: TableTraining, groups: Sequence[tuple[Recipe, list[Model]]]) 
     whole = np.arange(len(training.targets)), np.empty(0, int)
     for recipe, models in groups:
         slower = replace(recipe, learning_rate=MORE_RATE * recipe.learning_rate)
-        found.append(group := Group(recipe, recipe, len(whole[0])))
+        found.append(group := RecipeGroup(recipe, recipe, len(whole[0])))
         pairs = [*enumerate(models)]
         planned = [
             Planned(slower, part, index, None, model)
@@ -154,7 +154,7 @@ def more(training: TableTraining, groups: Sequence[tuple[Recipe, list[Model]]]) 
     return found
 
 
-def near_best(groups: Sequence[Group], dependence: Dependence = ALONE) -> list[Group]:
+def near_best(groups: Sequence[RecipeGroup], dependence: Dependence = ALONE) -> list[RecipeGroup]:
     """Return the groups with a loss that is not clearly greater than the least loss, by rising loss.
 
     Chance alone makes about 1 / sqrt(n) of n independent losses.
@@ -166,12 +166,12 @@ def near_best(groups: Sequence[Group], dependence: Dependence = ALONE) -> list[G
 
 def _first_networks(
     training: TableTraining, recipes: Sequence[Recipe], part: Part
-) -> tuple[list[Group], int]:
+) -> tuple[list[RecipeGroup], int]:
     """Return a group of one network for each recipe without a divergence, and the number of recipes begun."""
-    deadline, groups = training.deadline, list[Group]()
+    deadline, groups = training.deadline, list[RecipeGroup]()
 
     def begin(planned: Recipe, recipe: Recipe, part: Part, model: Model) -> None:
-        groups.append(Group(planned, recipe, sum(map(len, part))))
+        groups.append(RecipeGroup(planned, recipe, sum(map(len, part))))
         groups[-1].add(training, model, part[1])
 
     if deadline.seconds is None:
@@ -256,7 +256,7 @@ class _Pace(SharedCallback):
                 run.stop("another recipe leads")
 
 
-def _followed(training: TableTraining, groups: list[Group], part: Part, indices: Sequence[int]) -> bool:
+def _followed(training: TableTraining, groups: list[RecipeGroup], part: Part, indices: Sequence[int]) -> bool:
     """Train more networks of each group, on a part; return True if there was time for all networks.
 
     indices : of the networks in each group; a group with a divergence is removed
@@ -295,7 +295,7 @@ def _followed(training: TableTraining, groups: list[Group], part: Part, indices:
     return True
 
 
-def _longest(training: TableTraining, groups: list[Group], part: Part) -> list[Group]:
+def _longest(training: TableTraining, groups: list[RecipeGroup], part: Part) -> list[RecipeGroup]:
     """Return one network of the best recipe in all of the time left, if its loss is less; else the groups."""
     best, deadline = groups[0], training.deadline
     is_whole = (best.recipe.epochs, best.rows) == (best.planned.epochs, sum(map(len, part)))
@@ -307,13 +307,13 @@ def _longest(training: TableTraining, groups: list[Group], part: Part) -> list[G
         return groups
     assert found is not None
     recipe, part, model = found
-    longest = Group(best.planned, recipe, sum(map(len, part)))
+    longest = RecipeGroup(best.planned, recipe, sum(map(len, part)))
     longest.add(training, model, part[1])
     # Alone: the other networks had fewer epochs or rows.
     return [longest] if longest.loss < best.loss else groups
 
 
-def _add_networks(groups: Sequence[Group]) -> int:
+def _add_networks(groups: Sequence[RecipeGroup]) -> int:
     """Give more networks to the best group, the first; return the greatest number of a group."""
     best, recipe = groups[0], groups[0].recipe
     networks = max(LEAST_NETWORKS, round((NETWORK_ROWS / best.rows) ** (1 / 3)))
@@ -325,7 +325,7 @@ def _add_networks(groups: Sequence[Group]) -> int:
     return max(group.recipe.members for group in groups)
 
 
-def _less(group: Group, rows: int) -> list[str]:
+def _less(group: RecipeGroup, rows: int) -> list[str]:
     """Return in words the networks, epochs and rows of a recipe that are fewer than planned."""
     counts = {
         "networks": (len(group.models), group.planned.members),

@@ -10,7 +10,7 @@ from support.selection import crossed, matrix, quick
 from test_arithmetic import EXACT, TUNINGS, Outcome, by_chunk, by_gradients, of_workers
 
 import fastmlp
-from fastmlp import SGD, Adam, AdamW, Network, RMSprop, SparseAdam
+from fastmlp import SGD, Adam, AdamW, Group, Network, RMSprop, SparseAdam
 from fastmlp.backend import registry
 from fastmlp.data import sparse as sparse_data
 from fastmlp.kernels.gemm.sparse import AXES, BLOCKED, FAR, FAR_BLOCKED, SUMS
@@ -62,8 +62,8 @@ def targets_of(network, rng, rows):
     return rng.standard_normal((rows, network.n_out))
 
 
-def optimizer_for(name, layers):
-    return OPTIMIZERS[name] or SGD(0.1, layer_rates=(0, *[1] * (layers - 1)))
+def optimizer_for(name):
+    return OPTIMIZERS[name] or SGD(0.1, groups={"dense1": Group(rate=0)})
 
 
 @functools.cache
@@ -74,7 +74,7 @@ def trained(backend, which, optimizer, dtype, sparse, threads=1):
     y, weights = targets_of(network, rng, 150), rng.integers(0, 3, 150)
     given = scipy.sparse.csr_matrix(X) if sparse else X
     model = fastmlp.fit(
-        network, given, y, optimizer=optimizer_for(optimizer, len(sizes) - 1), epochs=3, batch_size=32,
+        network, given, y, optimizer=optimizer_for(optimizer), epochs=3, batch_size=32,
         seed=3, sample_weight=weights, validation=0.2, backend=backend, dtype=dtype, threads=threads,
     )  # fmt: skip
     return model, model.predict(given), model.predict(given[:1])

@@ -21,7 +21,7 @@ from support.selection import campaign, matrix, quick
 from support.terminals import WATCHED
 
 import fastmlp
-from fastmlp import SGD, Adam, AdamW, Dense, Dropout, LayerNorm, Network, RMSprop
+from fastmlp import SGD, Adam, AdamW, Dense, Dropout, Group, LayerNorm, Network, RMSprop
 from fastmlp.backend import registry
 from fastmlp.backend.choice import choose
 from fastmlp.kernels.jit import emission
@@ -52,7 +52,7 @@ def test_what_has_no_stage_has_no_program():
     ):  # fmt: skip
         assert specialize(network) is None
     normed = Network(inputs=3, layers=[Dense(4, "tanh"), LayerNorm(), Dense(1)])
-    assert specialize(normed, AdamW(decay_norms=False)) is None
+    assert specialize(normed, AdamW(groups={"LayerNorm": Group(decay=0)})) is None
     assert specialize(Network([3, 4, 1]), SGD(0.1, clip_norm=1)) is None
 
 

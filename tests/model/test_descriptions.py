@@ -35,9 +35,9 @@ OPTIMISERS = {
         fastmlp.Warmup(fastmlp.Cosine(0.1, length=9), length=3), 0.9, True, bias_learning_rate=0.01
     ),
     "a number of numpy's": fastmlp.RMSprop(momentum=np.float32(0.1)),
-    "rates of layers": fastmlp.Adam(clip_norm=1.0, layer_rates=[0.0, 1.0], epsilon_hat=True),
-    "decays of layers": fastmlp.AdamW(layer_decays=[0, 1], layer_rates=[1, 1]),
-    "weights that decay": fastmlp.Muon(nesterov=False, decay_biases=False),
+    "rates of layers": fastmlp.Adam(clip_norm=1.0, groups={"b": fastmlp.Group(0)}, epsilon_hat=True),
+    "decays of layers": fastmlp.AdamW(groups={"*1": fastmlp.Group(decay=0), "b": fastmlp.Group(2, 3)}),
+    "weights that decay": fastmlp.Muon(nesterov=False, groups={"*.biases": fastmlp.Group(decay=0)}),
     "averaged": replace(fastmlp.Adam(0.1), averaging=("ema", 0.9)),
     "averaged odd rule": replace(odd_rule(0.1), averaging=("swa", 7.0)),
     "odd rule": odd_rule(0.1, weight_decay=0.1),
@@ -72,7 +72,7 @@ def test_an_optimiser_comes_back_without_rates(name):
         type(optimizer), optimizer.rule, optimizer.constants,
     )  # fmt: skip
     assert again.rule.key == optimizer.rule.key
-    assert (again.clip_norm, again.layer_rates) == (optimizer.clip_norm, optimizer.layer_rates)
+    assert (again.clip_norm, again.groups) == (optimizer.clip_norm, optimizer.groups)
     assert again.whole or not again.rates(np.arange(3), 2).any()
 
 

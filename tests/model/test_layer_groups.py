@@ -24,15 +24,29 @@ LION = fastmlp.Rule(
     constants={"beta": 0.9},
 )
 
+Group = fastmlp.Group
+
+GATED = Network(inputs=10, layers=[Dense(4), own_gated, Dense(1)])
+
+SPARED = Group(decay=0)
+NO_BIASES = {"*.biases": SPARED}
+NO_NORMS = ["*Norm", "Scale", "PReLU"]
+
+
+def by_layer(rate=(1, 1, 1), decay=(1, 1, 1)):
+    """Groups of the layers of a chain."""
+    return {f"dense{i}": Group(*both) for i, both in enumerate(zip(rate, decay, strict=True), 1)}
+
+
 OPTIMIZERS = {
-    "sgd": SGD(0.05, layer_rates=(1, 0.5, 0)),
-    "momentum": SGD(0.05, 0.9, layer_rates=(0, 1, 2)),
-    "rmsprop": fastmlp.RMSprop(0.01, layer_rates=(1, 0, 1)),
-    "adam, clipped": Adam(0.01, clip_norm=0.5, layer_rates=(1, 0, 2)),
-    "adamw": AdamW(0.01, weight_decay=0.5, layer_rates=(1, 1, 0.5), layer_decays=(0, 1, 3)),
-    "adamw, weights alone": AdamW(0.01, weight_decay=0.5, decay_biases=False, layer_decays=(0, 1, 3)),
-    "a rule": LION(0.01, weight_decay=0.5, layer_decays=(1, 0, 1), layer_rates=(1, 0, 1), decay_biases=False),
-    "without a schedule": fastmlp.ScheduleFreeAdamW(0.01, weight_decay=0.5, decay_biases=False),
+    "sgd": SGD(0.05, groups=by_layer(rate=(1, 0.5, 0))),
+    "momentum": SGD(0.05, 0.9, groups=by_layer(rate=(0, 1, 2))),
+    "rmsprop": fastmlp.RMSprop(0.01, groups=by_layer(rate=(1, 0, 1))),
+    "adam, clipped": Adam(0.01, clip_norm=0.5, groups=by_layer(rate=(1, 0, 2))),
+    "adamw": AdamW(0.01, weight_decay=0.5, groups=by_layer(rate=(1, 1, 0.5), decay=(0, 1, 3))),
+    "adamw, weights alone": AdamW(0.01, weight_decay=0.5, groups=NO_BIASES | by_layer(decay=(0, 1, 3))),
+    "a rule": LION(0.01, weight_decay=0.5, groups=by_layer(rate=(1, 0, 1), decay=(1, 0, 1))),
+    "without a schedule": fastmlp.ScheduleFreeAdamW(0.01, weight_decay=0.5, groups=NO_BIASES),
 }
 
 
@@ -53,7 +67,7 @@ def test_every_backend_takes_the_reference_s_steps(backend, name):
 def test_factors_are_those_of_rate_and_decay(backend):
     """A single layer with factors is a network with other rates."""
     network = Network([10, 1])
-    grouped = AdamW(0.01, weight_decay=0.1, layer_rates=(3,), layer_decays=(2,))
+    grouped = AdamW(0.01, weight_decay=0.1, groups={"Dense": Group(3, 2)})
     got, expected = train(grouped, backend, network), train(AdamW(0.03, weight_decay=0.2), backend, network)
     np.testing.assert_allclose(got.parameters, expected.parameters, rtol=1e-12)
 
@@ -71,7 +85,8 @@ def test_what_decays_is_what_a_parameter_group_of_pytorch_has(backend, norms, bi
     network = Network(inputs=10, layers=LAYERS)
     y = Y + 1.0
     start = fastmlp.fit(network, X, y, epochs=0, seed=0, backend=backend, dtype="float64")
-    optimizer = AdamW(0.01, weight_decay=2.0, clip_norm=clip_norm, decay_norms=norms, decay_biases=biases)
+    spared = NO_NORMS * (not norms) + [*NO_BIASES] * (not biases)
+    optimizer = AdamW(0.01, weight_decay=2.0, clip_norm=clip_norm, groups=dict.fromkeys(spared, SPARED))
     got = fastmlp.fit(
         network, X, y, optimizer=optimizer, epochs=5, batch_size=None, initial=start, backend=backend,
         dtype="float64",
@@ -95,13 +110,14 @@ def test_what_decays_is_what_a_parameter_group_of_pytorch_has(backend, norms, bi
     np.testing.assert_allclose(got.predict(X), module.eval()(rows).detach().numpy(), rtol=1e-6, atol=1e-9)
 
 
-def test_blocks_of_inputs_decay_as_weights_and_layers_of_ones_own_as_norms():
+def test_decays_go_by_kinds_and_by_arrays_of_blocks_and_layers():
     rng = np.random.default_rng(0)
     blocks = [fastmlp.Numbers(3, fastmlp.Periodic(4, sigma=0.5)), fastmlp.Categories((5, 9), width=2)]
     tilt = fastmlp.Layer("tilt", lambda x, t: t * x, {"t": ("units", 1.0)})
     network = Network(inputs=blocks, layers=[Dense(8), LayerNorm(), tilt, Dense(1)])
     rows = [rng.normal(size=(40, 3)), rng.integers(0, 5, (40, 2))]
-    optimizer = AdamW(0.01, weight_decay=2.0, decay_norms=False, decay_biases=False)
+    groups = dict.fromkeys(["*.biases", "LayerNorm", "tilt.t"], SPARED)
+    optimizer = AdamW(0.01, weight_decay=2.0, groups=groups)
     given = {"epochs": 3, "seed": 0, "dtype": "float64", "progress": False}
     got, expected = (
         fastmlp.fit(network, rows, Y, optimizer=optimizer, backend=backend, **given)
@@ -109,10 +125,11 @@ def test_blocks_of_inputs_decay_as_weights_and_layers_of_ones_own_as_norms():
     )
     np.testing.assert_allclose(got.parameters, expected.parameters, rtol=1e-9, atol=1e-12)
     decays = {
-        one.kind.name: tuple(part.weight_decay for part in optimizer.of_layer(number, one))
-        for number, one in enumerate(network.operations)
+        one.kind.name: tuple(part.weight_decay for part in optimizer.of_layer(one))
+        for one in network.operations
     }
-    assert decays["dense"] == decays["grouped"] == decays["categories"] == (2.0, 0.0)
+    assert decays["dense"] == decays["grouped"] == (2.0, 0.0)
+    assert decays["categories"] == decays["periodic"] == (2.0, 2.0)
     assert decays["layer_norm"] == decays["own"] == (0.0, 0.0)
 
 
@@ -136,7 +153,7 @@ def test_the_backward_pass_ends_where_nothing_trains(monkeypatch):
     network = Network(inputs=10, layers=layers)
 
     def trained(backend, rates):
-        optimizer = AdamW(0.01, layer_rates=rates)
+        optimizer = AdamW(0.01, groups={name: Group(rate) for name, rate in rates.items()})
         return train(optimizer, backend, network, dtype="float64", progress=False).parameters
 
     frozen = {"low": 0, "LayerNorm": 0, "PReLU": 0}
@@ -150,7 +167,7 @@ def test_the_backward_pass_ends_where_nothing_trains(monkeypatch):
 @some_backends
 def test_a_frozen_layer_stays_and_its_gradient_does_not_clip(backend, clip_norm):
     """All but the last layer frozen: the last one trains on features, as a network of its own would."""
-    optimizer = Adam(0.01, clip_norm=clip_norm, layer_rates=(0, 0, 1))
+    optimizer = Adam(0.01, clip_norm=clip_norm, groups=by_layer(rate=(0, 0, 1)))
     start = train(optimizer, backend, Network([10, 6, 5, 1], "tanh"), initial=None)
     first = fastmlp.fit(Network([10, 6, 5, 1], "tanh"), X, Y, epochs=0, seed=0, backend=backend)
     for layer in range(2):
@@ -168,13 +185,17 @@ def test_a_frozen_layer_stays_and_its_gradient_does_not_clip(backend, clip_norm)
 
 test_mistakes = refusals(
     [
-        (lambda: SGD(0.1, layer_rates=3), "layer_rates must hold a number for each layer, got 3"),
-        (lambda: SGD(0.1, layer_rates=(1, -1)), r"layer_rates\[1\] must be at least 0, got -1"),
-        (lambda: SGD(0.1, layer_decays=(1,)), "layer_decays needs a weight_decay, and SGD has none"),
-        (lambda: Adam(decay_norms=False), "decay_norms needs a weight_decay, and Adam has none"),
-        (lambda: AdamW(decay_biases=2), "decay_biases must be True or False, got 2"),
-        (lambda: train(SGD(0.1, layer_rates=(1, 1)), "reference"),
-         "must hold 3 numbers, one for each layer, got 2"),
+        (lambda: SGD(0.1, groups=(3,)), r"groups must be a dict of Group by names of layers, got \(3,\)"),
+        (lambda: SGD(0.1, groups={"low": 0.1}), r"groups\['low'\] must be a Group, got 0.1"),
+        (lambda: SGD(0.1, groups={1: Group()}), "name of groups must be the name or kind of a layer, got 1"),
+        (lambda: Group(rate=-1), "rate must be at least 0, got -1"),
+        (lambda: SGD(0.1, groups={"low": SPARED}), "decay of groups needs a weight_decay, and SGD has none"),
+        (lambda: train(SGD(0.1, groups={"dense4": Group(2)}), "reference"),
+         "no layer or array is 'dense4'; choose from: dense1, Dense, dense2, dense3"),
+        (lambda: train(SGD(0.1, groups={"*.biases": Group(2)}), "reference"),
+         "groups: 'dense1' must have one rate, got 1 and 2"),
+        (lambda: train(AdamW(groups={"gated1.t": SPARED}), "reference", GATED),
+         "groups: w, t of 'gated1' must be in one group"),
     ]
 )  # fmt: skip
 
@@ -186,12 +207,12 @@ RATED = {
     ),
     "what is in a residual": (
         [Dense(6, "relu"), fastmlp.Residual(LayerNorm(), Dense(6, name="deep"), name="block"), Dense(3)],
-        {"block": 0, "deep": 1.0}, {"layer_norm1"},
+        {"deep": 1.0, "block": 0}, {"layer_norm1"},
     ),
     "members": (layer_networks.SHARING, {"low": 0}, {"low"}),
     "custom layers": (
         [Dense(6, own_sine, name="low"), fastmlp.Activate(own_gated, name="middle"), own_gated, Dense(3)],
-        {"low": 0, "gated": 0, "middle": 1.0}, {"low", "own_sine1", "gated2"},
+        {"low": 0, "middle": 1.0, "gated": 0}, {"low", "own_sine1", "gated2"},
     ),
 }  # fmt: skip
 """Layers, their rates by names and kinds, and which of them stay."""
@@ -202,7 +223,10 @@ RATED = {
 def test_rates_go_by_names_and_kinds(name, rows):
     layers, rates, still = RATED[name]
     before = layer_networks.train(layers, rows, epochs=0).layers
-    options = {"optimizer": Adam(0.01, layer_rates=rates), "backend": "reference"}
+    options = {
+        "optimizer": Adam(0.01, groups={name: Group(rate) for name, rate in rates.items()}),
+        "backend": "reference",
+    }
     expected = layer_networks.train(layers, rows, **options)
     got = layer_networks.train(layers, rows, **options | {"backend": "fused"})
     np.testing.assert_allclose(got.parameters, expected.parameters, rtol=1e-9, atol=1e-12)

@@ -182,10 +182,10 @@ def test_what_a_list_refuses_when_it_is_trained(backend, rows):
     with pytest.raises(ValueError, match="sparse X needs a network whose first layer is a Dense"):
         train([LayerNorm(), Dense(OUTPUTS)], (sparse, y), backend=backend)
     train([Dense(5), LayerNorm(), Dense(OUTPUTS)], (sparse, y), backend=backend)
-    with pytest.raises(ValueError, match="must be a dict, by names or kinds of layers"):
-        train(EVERYTHING, rows, optimizer=SGD(0.1, layer_rates=(1, 2)), backend=backend)
-    with pytest.raises(ValueError, match="layer_rates: no layer is 'lo'; choose from: dense1, Dense, "):
-        train(EVERYTHING, rows, optimizer=SGD(0.1, layer_rates={"lo": 1}), backend=backend)
+    for pattern in ("lo", "low.gain"):
+        optimizer = SGD(0.1, groups={pattern: fastmlp.Group(rate=0)})
+        with pytest.raises(ValueError, match=f"is '{pattern}'; choose from: dense1, Dense, "):
+            train(EVERYTHING, rows, optimizer=optimizer, backend=backend)
     other = train([Dense(5), LayerNorm(), Dense(OUTPUTS)], rows, epochs=0)
     with pytest.raises(ValueError, match=r"it has dense1 \(dense, 7 to 5\) where the network has dense1"):
         train(EVERYTHING, rows, initial=other, backend=backend)

@@ -10,7 +10,7 @@ from support.layer_networks import INPUTS, OUTPUTS, ROWS, SHARING, network
 from support.refusals import refusals
 from support.selection import matrix
 
-from fastmlp import AdamW, Concatenate, Dense, Head, Members, MLPClassifier, Residual
+from fastmlp import AdamW, Concatenate, Dense, Group, Head, Members, MLPClassifier, Residual
 from fastmlp.backend import registry
 from fastmlp.model.backend import Data
 
@@ -94,13 +94,13 @@ def test_they_train_in_float32(backend, dtype, rows):
 
 
 def test_decays_go_by_what_is_a_factor_and_what_a_bias():
-    optimizer = AdamW(weight_decay=0.1, decay_norms=False)
+    optimizer = AdamW(weight_decay=0.1, groups={"*.[rs]": Group(decay=0)})
     found = {
-        one.part or one.kind.name: [part.weight_decay for part in optimizer.of_layer(number, one)]
-        for number, one in enumerate(network(SHARING).operations)
+        one.part or one.kind.name: [part.weight_decay for part in optimizer.of_layer(one)]
+        for one in network(SHARING).operations
         if one.name == "low"
     }
-    assert found == {"r": [0.0, 0.1], "dense": [0.1, 0.1], "s": [0.0, 0.1]}
+    assert found == {"r": [0.0, 0.0], "dense": [0.1, 0.1], "s": [0.0, 0.1]}
 
 
 def test_an_estimator_takes_them(rows):

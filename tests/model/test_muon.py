@@ -73,7 +73,7 @@ def test_sparse_rows_norms_and_averages_go_with_it(backend):
 
 def test_a_frozen_layer_stays_and_biases_take_adamws_steps():
     model = fit(epochs=0)
-    frozen = fit(optimizer=Muon(0.01, layer_rates=[0, 1, 1]), initial=model)
+    frozen = fit(optimizer=Muon(0.01, groups={"dense1": fastmlp.Group(rate=0)}), initial=model)
     np.testing.assert_array_equal(frozen.weights[0], model.weights[0])
     single = {"batch_size": None, "epochs": 1, "initial": model}
     muon, adam = fit(**single), fit(optimizer=AdamW(0.01), **single)

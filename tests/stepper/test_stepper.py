@@ -104,12 +104,15 @@ def test_many_rows_have_the_bits_of_fit(sizes, threads):
         np.testing.assert_array_equal(parts.parameters, model.parameters)
 
 
+RATES = {"dense2": fastmlp.Group(rate=0), "dense3": fastmlp.Group(rate=2)}
+DECAYS = {"dense1": fastmlp.Group(decay=0.1), "dense2": fastmlp.Group(decay=0)}
+
 OPTIMIZERS = {
     "momentum, bias rate": SGD(0.05, 0.9, bias_learning_rate=StepDecay(0.1, 3)),
     "nesterov, clipping": SGD(Warmup(0.05, 4), 0.9, True, clip_norm=0.1),
-    "rmsprop, frozen": RMSprop(0.01, momentum=0.5, layer_rates=(1, 0, 2)),
-    "adam, frozen and clipped": Adam(Cosine(0.01, 9, unit="step"), clip_norm=0.3, layer_rates=(0, 1, 1)),
-    "adamw, decays": AdamW(0.01, layer_decays=(0.1, 0.0, 0.3)),
+    "rmsprop, frozen": RMSprop(0.01, momentum=0.5, groups=RATES),
+    "adam, frozen and clipped": Adam(Cosine(0.01, 9, unit="step"), clip_norm=0.3, groups=RATES),
+    "adamw, decays": AdamW(0.01, groups=DECAYS),
     "own": custom_components.OwnAdam(0.01, weight_decay=0.1),
 }
 EXTRAS = {
@@ -236,7 +239,7 @@ test_a_wrong_option_is_one_clear_line = refusals(
     [
         ({"network": [4, 3]}, TypeError, "network must be a Network"),
         ({"optimizer": 0.1}, TypeError, "optimizer must be"),
-        ({"optimizer": Adam(layer_rates=(1,))}, ValueError, "layer"),
+        ({"optimizer": Adam(groups={"lo": fastmlp.Group(rate=0)})}, ValueError, "layer"),
         ({"dtype": "bfloat16"}, ValueError, "dtype must be float32 or float64"),
         ({"most_rows": 0}, ValueError, "most_rows must be"),
         ({"threads": 0}, ValueError, "threads must be"),

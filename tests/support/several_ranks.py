@@ -23,6 +23,9 @@ CSR = scipy.sparse.csr_array(X)
 
 SIZES = [6, 8, 5, 1]
 LOSS = {"output": "sigmoid", "loss": "binary_cross_entropy"}
+SLOW = {"first": fastmlp.Group(rate=0), "Dense": fastmlp.Group(rate=0.5)}
+RATES = {"dense1": fastmlp.Group(rate=0), "dense3": fastmlp.Group(rate=2)}
+
 PLAIN = fastmlp.Network(SIZES, **LOSS)
 
 NORMED = fastmlp.Network(
@@ -72,7 +75,7 @@ CASES = {
     },
     "one batch": {"batch_size": None, "epochs": 9},
     "in order": {"shuffle": False},
-    "schedules": {"optimizer": fastmlp.Adam(fastmlp.StepDecay(1e-2, 2, 0.5), layer_rates=(0, 1, 2))},
+    "schedules": {"optimizer": fastmlp.Adam(fastmlp.StepDecay(1e-2, 2, 0.5), groups=RATES)},
     "sparse": {"X": CSR, "optimizer": fastmlp.SparseAdam(1e-2)},
     "sparse and dense": {
         "network": MIXED, "X": [X[:, :2], (X[:, 2:3] > 0).astype(int), scipy.sparse.csr_array(X[:, 3:])],
@@ -93,7 +96,7 @@ CASES = {
     "batch norms": {"network": NORMED, "batch_size": 20, "optimizer": fastmlp.Adam(1e-2, clip_norm=0.5)},
     "a frozen batch norm": {
         "network": NORMED, "sample_weight": WEIGHTS,
-        "optimizer": fastmlp.SGD(0.1, 0.9, layer_rates={"first": 0, "Dense": 0.5}),
+        "optimizer": fastmlp.SGD(0.1, 0.9, groups=SLOW),
     },
 }  # fmt: skip
 

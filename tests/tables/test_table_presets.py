@@ -29,7 +29,7 @@ from fastmlp.tables.recipe import (
     inputs_of,
     may_embed,
 )
-from fastmlp.tables.selection import Group, near_best
+from fastmlp.tables.selection import RecipeGroup, near_best
 
 QUICK = {"hidden": (16,), "epochs": 40, "batch_size": 32, "backend": "fused", "threads": 1, "random_state": 0}
 
@@ -100,7 +100,7 @@ def test_a_recipe_that_diverges_is_not_chosen(monkeypatch):
 def group(loss, rows=100):
     """The networks of a recipe that have a loss on so many rows."""
     model = SimpleNamespace(history={"validation_loss": [9.0, loss, 9.0]})
-    return Group(Recipe(), Recipe(), rows, [model], [np.arange(rows)])
+    return RecipeGroup(Recipe(), Recipe(), rows, [model], [np.arange(rows)])
 
 
 def test_recipes_that_are_not_clearly_worse_remain():

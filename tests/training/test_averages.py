@@ -90,7 +90,7 @@ def test_another_rate_keeps_the_average():
 
 def test_frozen_layers_and_running_means_stay_what_they_are():
     layers = [Dense(6, name="first"), BatchNorm(), "relu", Dense(2)]
-    network, frozen = Network(inputs=4, layers=layers), Adam(0.05, layer_rates={"first": 0.0})
+    network, frozen = Network(inputs=4, layers=layers), Adam(0.05, groups={"first": fastmlp.Group(rate=0)})
     plain, model = (fit(network=network, optimizer=frozen, average=one) for one in (None, EMA(0.8)))
     assert model.history == plain.history
     for layer, name in (("first", "weights"), ("batch_norm1", "mean"), ("batch_norm1", "variance")):

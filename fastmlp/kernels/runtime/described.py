@@ -152,10 +152,10 @@ def rules_of(optimizer: Optimizer, network: Network) -> tuple[Array, int]:
     rules["sparse_updates"] = optimizer.rule.sparse_updates
     for number, one in enumerate(network.operations):
         of_one = rules[:, number]
-        of_one["rate_factor"] = factor = optimizer.rate_factor(number, one)
+        of_one["rate_factor"] = factor = optimizer.rate_of(one)
         trains = factor != 0 and one.trained > one.weights
         of_one["reached"] = trains or any(rules["reached"][0, at] for at in one.sources if at != INPUTS)
-        for rule, part in zip(of_one, optimizer.of_layer(number, one), strict=True):
+        for rule, part in zip(of_one, optimizer.of_layer(one), strict=True):
             rule["code"], rule["moments"] = RULE_CODES.code(part.rule), part.rule.moments
             if isinstance(part, Muon):
                 rule["orthogonal"] = NESTEROV if part.nesterov else ORTHOGONAL

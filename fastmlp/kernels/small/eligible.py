@@ -65,9 +65,7 @@ def has_stage(one, network):
 
 def has_one_step(optimizer):
     """Return whether all parameters take steps by the same formula with the same numbers."""
-    by_layer = optimizer.layer_rates is not None or optimizer.layer_decays is not None
-    decays_all = optimizer.decay_biases and optimizer.decay_norms
-    return not by_layer and decays_all and not optimizer.rule.orthogonal
+    return not optimizer.groups and not optimizer.rule.orthogonal
 
 
 TIMES, RATES = (*range(1, 33), 100, 1000, 10**4, 10**6), (1e-6, 1e-3, 1.0)
