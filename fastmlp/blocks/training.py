@@ -1,4 +1,4 @@
-"""A training on rows that come block by block, on one window after another."""
+"""A training on rows that come block by block, window after window."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _held_out(
 
 
 class WindowBatches:
-    """Steps on one window after another; each window has an ordinary `Batches`.
+    """Steps on window after window; each window has an ordinary `Batches`.
 
     first : the first window, filled; plan : of the training
     rows : of an epoch, 0 while unknown; epoch_step : the epoch's first step
