@@ -105,11 +105,11 @@ def _viewing(ndim, layout="C"):
             result = types.Array(dtype, ndim, layout)
 
             def emit(context, builder, signature, values):
-                given = [
+                operands = [
                     maker(context, builder, kind, value) if maker else Symbol(builder, value)
                     for maker, kind, value in zip(makers, kinds, values, strict=True)
                 ]
-                address, shape, *strides = write(*given)
+                address, shape, *strides = write(*operands)
                 return view(context, builder, result, address, [n.value for n in shape], *strides)
 
             return result(*(kind if maker else types.intp for kind, maker in zip(kinds, makers))), emit

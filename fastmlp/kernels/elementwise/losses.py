@@ -61,10 +61,10 @@ def _operand(context, builder, kind, value):
     """An argument for `batched`: vectors of a matrix's rows, a `Matrix` of a vector, a vector of a float, an integer."""
     if isinstance(kind, types.Float):
         return Symbol(builder, broadcast(builder, value, LANES))
-    found = operand(context, builder, kind, value)
+    argument = operand(context, builder, kind, value)
     if not isinstance(kind, types.Array) or kind.ndim == 1:
-        return found
-    return VectorArray(Vectors(builder, kind.dtype, LANES * found.itemsize), found.data, found.rows)
+        return argument
+    return VectorArray(Vectors(builder, kind.dtype, LANES * argument.itemsize), argument.data, argument.rows)
 
 
 batched = partial(of_arrays, operand=_operand)

@@ -309,8 +309,8 @@ def _lazy_function(name: str, function: Any, scope: Scope) -> Function:
             # In the next process the code may stand for another component, so our functions call lazy
             # functions by the key.
             of_key, options = _named(f"{name}.{codes[code].key}", scope), {**_settings(plain), **INNER}
-            if (one := of_files.get(codes[code].key)) is not None:
-                return _jitted(of_key, one, _inner(one, scope), emission.SHARED_TARGET, **options)
+            if (of_file := of_files.get(codes[code].key)) is not None:
+                return _jitted(of_key, of_file, _inner(of_file, scope), emission.SHARED_TARGET, **options)
             coded = whole if decorated else _link(plain, scope, inline=_is_ours(plain))
             names = {"coded": coded, "CODE": code}
             return _jitted(of_key, constant, names, emission.SHARED_TARGET, **options)
@@ -359,8 +359,8 @@ def _plain(function: Any) -> Any:
 
 def _options(function: Any) -> dict[str, Any]:
     """Return the options of Numba's decorator, if the function is decorated."""
-    given = getattr(function, "targetoptions", {})
-    return {name: value for name, value in given.items() if name != "nopython"}
+    options = getattr(function, "targetoptions", {})
+    return {name: value for name, value in options.items() if name != "nopython"}
 
 
 def _inner(function: Function, scope: Scope) -> dict[str, Function]:

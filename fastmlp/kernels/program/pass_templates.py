@@ -349,5 +349,5 @@ def square_sum(x):
         total.value = fma(element, element, total.value)
 
     v.over(x.units, add)
-    found = folded(build, total.value, lambda a, b: a + b).value
-    return found if x.dtype == types.float64 else build.fpext(found, FLOATS[types.float64])
+    result = folded(build, total.value, lambda a, b: a + b).value
+    return result if x.dtype == types.float64 else build.fpext(result, FLOATS[types.float64])

@@ -293,43 +293,43 @@ class Call:
     """A call, given to an entry point by its address. Arrays bring their `LENGTHS`.
 
     known : words to begin with, copied, because many calls share the words
-    given : arrays and numbers by name; a number may be the address of an object in `held`
+    values : arrays and numbers by name; a number may be the address of an object in `held`
     held : objects that must live as long as the call
     words : the call's memory, int64; a change to a word changes the call
     """
 
     __slots__ = ("_held", "address", "words")
 
-    def __init__(self, known: array.array[int], given: dict[str, Any], *held: Any) -> None:
+    def __init__(self, known: array.array[int], values: dict[str, Any], *held: Any) -> None:
         words = self.words = known[:]
         self.address = words.buffer_info()[0]
         self._held: dict[str, Any] = {"held": held}
-        self.set(given)
+        self.set(values)
 
-    def set(self, given: dict[str, Any]) -> None:
+    def set(self, values: dict[str, Any]) -> None:
         """Change words: arrays and numbers by name. Arrays live as long as the call, or until replaced."""
-        self.show(given)
-        self._held |= given
+        self.show(values)
+        self._held |= values
 
-    def show(self, given: dict[str, Any]) -> None:
+    def show(self, values: dict[str, Any]) -> None:
         """Write values to their words; the caller must keep arrays alive while the call runs."""
         words = self.words
-        for name, one in given.items():
-            if type(one) is int:
-                words[WORDS[name]] = one
+        for name, value in values.items():
+            if type(value) is int:
+                words[WORDS[name]] = value
                 continue
             try:  # `address_of`, without a call of Python's for each of 20 arrays
-                words[WORDS[name]] = addressof(first_byte(one))
+                words[WORDS[name]] = addressof(first_byte(value))
             except (TypeError, ValueError):
-                words[WORDS[name]] = address_of(one) if isinstance(one, np.ndarray) else one
+                words[WORDS[name]] = address_of(value) if isinstance(value, np.ndarray) else value
             if name in LENGTHS:
-                words[LENGTHS[name]] = len(one)
+                words[LENGTHS[name]] = len(value)
 
 
-def address_of(one: Any) -> int:
+def address_of(buffer: Any) -> int:
     """Return the address of an array or a record."""
     try:
-        return addressof(first_byte(one))
+        return addressof(first_byte(buffer))
     except (TypeError, ValueError):  # read-only, or empty
-        address: int = one.__array_interface__["data"][0]
+        address: int = buffer.__array_interface__["data"][0]
         return address

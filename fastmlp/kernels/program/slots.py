@@ -178,8 +178,8 @@ SLOT_FUNCTIONS = {
     ),
     "gain_gradient": _by_code(OPERATION_CODES, "numbers, subrows, second, gain, x, other, saved, delta, out"),
     **{
-        one.__name__: _by_code(FILE_CODES, ", ".join([*inspect.signature(one).parameters][1:]))
-        for one in (
+        function.__name__: _by_code(FILE_CODES, ", ".join([*inspect.signature(function).parameters][1:]))
+        for function in (
             *(operation_forward, operation_backward, operation_gradient, operation_update),
             *(operation_statistics, operation_statistics_gradient),
         )

@@ -250,9 +250,9 @@ def copy_rows(source, turned, scale, first, last, out):
             out[i, j] = scale * (source[j, i] if turned else source[i, j])
 
 
-def combine(factor, one, other, out):
-    """out = factor * one + other * out, all (rows, columns)."""
-    first, second = out.dtype.type(factor), out.dtype.type(other)
+def combine(factor, x, share, out):
+    """out = factor * x + share * out, all (rows, columns)."""
+    first, second = out.dtype.type(factor), out.dtype.type(share)
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
-            out[i, j] = first * one[i, j] + second * out[i, j]
+            out[i, j] = first * x[i, j] + second * out[i, j]

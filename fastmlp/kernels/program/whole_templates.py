@@ -58,7 +58,7 @@ def inner(x, y):
     totals = [Running(Symbol(build, v.zero)) for _ in range(4)]
 
     def add(i, mask, total):
-        terms = (Symbol(build, v.load(v.shift(one.data, i * v.itemsize), mask)) for one in (x, y))
+        terms = (Symbol(build, v.load(v.shift(array.data, i * v.itemsize), mask)) for array in (x, y))
         total.value = fma(*terms, total.value)
 
     whole = x.units - x.units % (4 * v.lanes)
@@ -67,8 +67,8 @@ def inner(x, y):
             add(i + part * v.lanes, None, total)
     v.over(x.units - whole, lambda i, mask: add(whole + i, mask, totals[0]))
     first, second, third, fourth = (total.value for total in totals)
-    found = folded(build, (first + second) + (third + fourth), lambda a, b: a + b).value
-    return found if x.dtype == types.float64 else build.fpext(found, FLOATS[types.float64])
+    total_of_lanes = folded(build, (first + second) + (third + fourth), lambda a, b: a + b).value
+    return total_of_lanes if x.dtype == types.float64 else build.fpext(total_of_lanes, FLOATS[types.float64])
 
 
 def write_each(formula, out, *arrays):
@@ -78,8 +78,8 @@ def write_each(formula, out, *arrays):
 
     def write(i, mask):
         at = i * v.itemsize
-        found = formula(*(Symbol(build, v.load(v.shift(one.data, at), mask)) for one in arrays))
-        v.store(found.value, v.shift(out.data, at), mask)
+        result = formula(*(Symbol(build, v.load(v.shift(array.data, at), mask)) for array in arrays))
+        v.store(result.value, v.shift(out.data, at), mask)
 
     v.over(out.units, write)
 

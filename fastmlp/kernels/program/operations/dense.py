@@ -55,9 +55,9 @@ def forward(call, start, rows, number, first, last, worker):
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
     w, b = weights_of(call.parameters, op), biases_of(call.parameters, op)
     hidden, dense_in = op.gives_logits == 0, op.n_in - sparse_in_of(call, op)
-    both = (dense_in > 0) & (dense_in < op.n_in)
+    mixed = (dense_in > 0) & (dense_in < op.n_in)
     # A relu may end the tiles only if no sparse columns are added afterwards.
-    relu = hidden & (op.activation == RELU) & (not both)
+    relu = hidden & (op.activation == RELU) & (not mixed)
     joined = op.joined != 0
     ended = relu | (hidden & (op.activation == IDENTITY) & (not joined))
     # A product that needs no further pass is stored as the activations at once. A fused chain begins with the
@@ -71,7 +71,7 @@ def forward(call, start, rows, number, first, last, worker):
     if dense_in < op.n_in:
         indptr, row_order = sparse_inputs_of(call, start + first, last - first)
         part = rows_of(z, first, last)
-        if both:
+        if mixed:
             # The dense columns' product has the bias already.
             behind = rows_of(w, dense_in, op.n_in)
             add_sparse_rows(indptr, call.indices, call.values, row_order, behind, part)

@@ -95,10 +95,10 @@ class FusedChainWriter:
             )
             addresses, numbers = [], []
             if isinstance(part, Kind):
-                starts = (biases if one.shape == BIAS else weights for one in part.parameters)
+                starts = (biases if parameter.shape == BIAS else weights for parameter in part.parameters)
                 addresses = [self.v.shift(parameters.data, start * itemsize) for start in starts]
-                given = field("numbers", types.float64)
-                numbers = [number_at(given, i, itemsize) for i in range(len(part.row.numbers))]
+                fixed = field("numbers", types.float64)
+                numbers = [number_at(fixed, i, itemsize) for i in range(len(part.row.numbers))]
             self.links.append((part, addresses, numbers, sums, trained - weights))
 
     def at(self, address, unit):
@@ -114,13 +114,15 @@ class FusedChainWriter:
 
         unit, row : of a vector, under the mask
         """
-        value, found = self.load(self.z, row * self.width + unit, mask), []
+        value, read = self.load(self.z, row * self.width + unit, mask), []
         for part, addresses, numbers, *_ in self.links:
-            given = [self.load(address, unit, mask) for address in addresses]
-            found.append((value, given))
+            parameters = [self.load(address, unit, mask) for address in addresses]
+            read.append((value, parameters))
             is_kind = isinstance(part, Kind)
-            value = value.number(unit_value(part, value, given, numbers) if is_kind else part.formula(value))
-        return found, value
+            value = value.number(
+                unit_value(part, value, parameters, numbers) if is_kind else part.formula(value)
+            )
+        return read, value
 
     def forward(self, out):
         """Write the chain of all rows to the address `out`."""
@@ -155,17 +157,17 @@ class FusedChainWriter:
             passed, _ = self.passed(unit, row, mask)
             address = self.at(delta, row * self.width + unit)
             by_output = Symbol(self.builder, self.v.load(address, mask))
-            for (part, addresses, numbers, *_), (x, given), sums in reversed(
+            for (part, addresses, numbers, *_), (x, parameters), sums in reversed(
                 [*zip(self.links, passed, sums_at, strict=True)]
             ):
                 if isinstance(part, Kind):
-                    found = unit_gradient(part, by_output, x, given, numbers)
+                    derivatives = unit_gradient(part, by_output, x, parameters, numbers)
                 else:
-                    found = [backward_of(part, by_output, x, x.number(part.formula(x)))]
-                if len(addresses) > len(found) - 1:  # a shift, whose derivative is that by the output
-                    found.append(by_output)
-                by_output = found[0]
-                for number, by_parameter in enumerate(found[1:]):
+                    derivatives = [backward_of(part, by_output, x, x.number(part.formula(x)))]
+                if len(addresses) > len(derivatives) - 1:  # a shift, whose derivative is that by the output
+                    derivatives.append(by_output)
+                by_output = derivatives[0]
+                for number, by_parameter in enumerate(derivatives[1:]):
                     at = number * self.width + unit
                     total = self.load(sums, at, mask) + by_parameter
                     self.v.store(total.value, self.at(sums, at), mask)
