@@ -74,8 +74,8 @@ def fit(
         Draw a new order of the rows for every epoch. For a single batch an epoch no order is drawn, since the
         order has no effect.
     window : int, optional
-        Rows of blocks in memory together, and shuffled together; at least batch_size. None: the rows of
-        32 MiB. An array is shuffled as a whole unless a window is given.
+        Rows of blocks in memory together, and shuffled together; at least batch_size, rounded up to whole
+        batches. None: the rows of 32 MiB. An array is shuffled as a whole unless a window is given.
     seed : int, optional
         Fixes the start, the split, the orders and the dropout masks, the same on every backend.
     initial : Model or (weights, biases), optional

@@ -54,23 +54,23 @@ class Candidate(NamedTuple):
 class Field(NamedTuple):
     """The candidates for a training.
 
-    found : all, built-in backends first; exact : candidates with exact bits, fastest : of these
+    candidates : all, built-in backends first; exact : those with exact bits, fastest : of these
     binds : True if a candidate may have a program of this network alone
     ready : names of the candidates with machine code at hand
     """
 
-    found: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]
     exact: tuple[Candidate, ...]
     fastest: Candidate
     binds: bool
     ready: set[str]
 
     @classmethod
-    def of(cls, found: tuple[Candidate, ...]) -> Field:
+    def of(cls, candidates: tuple[Candidate, ...]) -> Field:
         """Return the field of some candidates."""
-        exact = tuple(one for one in found if one.exact)
-        binds = any(one.specialized for one in found)
-        return cls(found, exact, min(exact, key=attrgetter("seconds")), binds, set())
+        exact = tuple(candidate for candidate in candidates if candidate.exact)
+        binds = any(candidate.specialized for candidate in candidates)
+        return cls(candidates, exact, min(exact, key=attrgetter("seconds")), binds, set())
 
 
 class Auto:
@@ -123,7 +123,7 @@ class Auto:
     def _first(self, alone: Field | None) -> Candidate:
         """Return the first candidate of the training. alone : on a single thread, perhaps with other bits"""
         if alone is not None:
-            for other in alone.found:
+            for other in alone.candidates:
                 saved = self._left * (alone.fastest.seconds - other.seconds)
                 # The same seconds on every machine: bits must not follow the clock either.
                 if not other.exact and saved > (
@@ -132,15 +132,15 @@ class Auto:
                     return other
         if self.is_ready(self._fastest):
             return self._fastest
-        ready = [one for one in self._exact if self.is_ready(one)]
-        for_all_networks = [one for one in self._exact if one.specialized is None]
+        ready = [candidate for candidate in self._exact if self.is_ready(candidate)]
+        for_all_networks = [candidate for candidate in self._exact if candidate.specialized is None]
         return min(ready or for_all_networks or self._exact, key=attrgetter("seconds"))
 
-    def is_ready(self, one: Candidate) -> bool:
+    def is_ready(self, candidate: Candidate) -> bool:
         """Return True if a candidate's machine code is on the disk, or in this process."""
-        if one.name not in self._ready and one.is_ready(self._dtype):
-            self._ready.add(one.name)
-        return one.name in self._ready
+        if candidate.name not in self._ready and candidate.is_ready(self._dtype):
+            self._ready.add(candidate.name)
+        return candidate.name in self._ready
 
     @property
     def faster(self) -> Candidate | None:
@@ -164,12 +164,14 @@ class Auto:
         if self.is_ready(faster) or self._rental.is_bought(self._to_come(), lambda: self.compile(faster)):
             self.chosen, self.now = faster, registry.get(faster.name)
 
-    def compile(self, one: Candidate) -> None:
+    def compile(self, candidate: Candidate) -> None:
         """Compile all code of a backend by taking a step."""
         rows = self._work.rows
         state, data, chunk = dry_run(self.network, self.optimizer, np.dtype(self._dtype), [rows], rows)
         losses = empty_losses(self.network, 1)
-        registry.get(one.name).train_chunk(self.network, self.optimizer, state, data, chunk, 0, 1, losses)
+        registry.get(candidate.name).train_chunk(
+            self.network, self.optimizer, state, data, chunk, 0, 1, losses
+        )
 
     def train_chunk(
         self,
@@ -210,11 +212,11 @@ class Auto:
 
 def field(work: Work, only: str | None = None) -> Field:
     """Return the backends with an estimate for a step; only : see `Auto`."""
-    built_in, given = _built_in_field(work), registry.given()
-    if not given and only is None:
+    built_in, names = _built_in_field(work), registry.given()
+    if not names and only is None:
         return built_in
-    found = [*built_in.found, *_those_of(given, work)]
-    return Field.of(tuple(one for one in found if only in (None, one.name)))
+    candidates = [*built_in.candidates, *_those_of(names, work)]
+    return Field.of(tuple(candidate for candidate in candidates if only in (None, candidate.name)))
 
 
 @lru_cache(maxsize=64)

@@ -69,7 +69,7 @@ def is_ready(
         auto, work = _auto()
         chosen = auto(work.of(network, without_rates(optimizer), rows, dtype, threads)).chosen
         entries, trains = chosen.entries, chosen.is_ready(dtype.name)
-    return trains and all(entries.has(one, dtype.name) for one in ("evaluate", "predict"))
+    return trains and all(entries.has(template, dtype.name) for template in ("evaluate", "predict"))
 
 
 @functools.cache  # an import within a function takes half a microsecond every time

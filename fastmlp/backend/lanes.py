@@ -78,9 +78,9 @@ class LaneProgram(NamedTuple):
     def compile(self) -> None:
         """Compile the program by taking a step."""
         state, data, chunk = dry_run(self.network, self.optimizer, self.dtype, [self.batch_size])
-        one = np.zeros(1, np.uint32)
+        zero = np.zeros(1, np.uint32)
         block = blocks_of(
-            self, [(self.network, self.optimizer)], one, [data], one, one, state.parameters[None]
+            self, [(self.network, self.optimizer)], zero, [data], zero, zero, state.parameters[None]
         )
         order = chunk.order if len(chunk.order) else np.arange(self.batch_size)
         block.take(0, [order], chunk.starts, chunk.stops, [chunk.totals], [chunk.rates])

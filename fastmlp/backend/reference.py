@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend.reference_losses import activate, activate_gradient, heads_loss, output_loss, total_of
-from fastmlp.backend.reference_operations import FORMULAS, NormBatch, dropout_mask, operate, operate_gradient
+from fastmlp.backend.reference_operations import (
+    NormBatch,
+    block_functions,
+    dropout_mask,
+    operate,
+    operate_gradient,
+)
 from fastmlp.backend.reference_rules import move_average, orthogonal, take_step
 from fastmlp.model.backend import Backend, Chunk, Data, Shared
 from fastmlp.model.heads import columns_of_heads
@@ -40,15 +46,15 @@ def penalty_factor(network: Network, total: float) -> float:
     return 1 / total if total > 0 else 0.0
 
 
-def penalty(one: Operation, w: Array) -> float:
+def penalty(op: Operation, w: Array) -> float:
     """Return the penalties on a product's weights."""
     # In this order no penalty of 0 meets the infinite square of a weight that is finite.
-    return float((one.l1 * np.abs(w) + one.l2 / 2 * w * w).sum())
+    return float((op.l1 * np.abs(w) + op.l2 / 2 * w * w).sum())
 
 
-def penalty_gradient(one: Operation, w: Array) -> Array:
+def penalty_gradient(op: Operation, w: Array) -> Array:
     """Return the derivative of `penalty` by w."""
-    return one.l1 * np.sign(w) + one.l2 * w
+    return op.l1 * np.sign(w) + op.l2 * w
 
 
 def factor(network: Network, inputs: Inputs | ByteRows) -> tuple[Any, Any]:
@@ -78,11 +84,11 @@ def bfloat16(x: Array) -> Array:
 
 def move_state(network: Network, parameters: Array, passed: ForwardPass) -> None:
     """Move the running means and variances in parameters (P,) towards the batch's."""
-    for one, (_, _, state) in zip(network.operations, operation_views(parameters, network), strict=True):
-        if one.kind.name == "batch_norm":
-            batch, momentum = passed.batch, one.layer.momentum  # type: ignore[union-attr]
+    for op, (_, _, state) in zip(network.operations, operation_views(parameters, network), strict=True):
+        if op.kind.name == "batch_norm":
+            batch, momentum = passed.batch, op.layer.momentum  # type: ignore[union-attr]
             assert batch is not None
-            mean, variance = batch.moments(passed.source(one.sources[0]))
+            mean, variance = batch.moments(passed.source(op.sources[0]))
             unbiased = variance * batch.rows / (batch.rows - 1)
             state[...] = (1 - momentum) * state + momentum * np.stack([mean, unbiased])
 
@@ -118,14 +124,14 @@ def evaluate(network: Network, parameters: Array, data: Data, product: Product =
     return members_loss(network, passed.logits[-1], data)[0]
 
 
-def subrows_of(one: Operation, x: Any) -> Any:
+def subrows_of(op: Operation, x: Any) -> Any:
     """Return rows (rows, subrows * units) of an operation, cut: (rows * subrows, units)."""
-    return x if one.subrows == 1 else x.reshape(len(x) * one.subrows, x.shape[1] // one.subrows)
+    return x if op.subrows == 1 else x.reshape(len(x) * op.subrows, x.shape[1] // op.subrows)
 
 
-def whole_rows(one: Operation, x: Array) -> Array:
+def whole_rows(op: Operation, x: Array) -> Array:
     """Return the rows before `subrows_of`."""
-    return x if one.subrows == 1 else x.reshape(len(x) // one.subrows, x.shape[1] * one.subrows)
+    return x if op.subrows == 1 else x.reshape(len(x) // op.subrows, x.shape[1] * op.subrows)
 
 
 def members_loss(network: Network, z: Array, data: Data, total: float | None = None) -> tuple[float, Array]:
@@ -156,23 +162,23 @@ class ForwardPass(NamedTuple):
 
     def heads(self, network: Network) -> list[Array]:
         """Return the logits of each head, or of the only output."""
-        return [z for z, one in zip(self.logits, network.operations, strict=True) if one.is_head]
+        return [z for z, op in zip(self.logits, network.operations, strict=True) if op.is_head]
 
     def source(self, index: int) -> Any:
         """Return the rows of a source in `Operation.sources`, without sparse columns."""
         return self.inputs if index == INPUTS else self.outputs[index]
 
-    def sparse_of(self, one: Operation) -> Any:
+    def sparse_of(self, op: Operation) -> Any:
         """Return the sparse columns of a product behind its source, or None."""
-        return self.sparse if one.sparse_in else None
+        return self.sparse if op.sparse_in else None
 
 
 def outputs(network: Network, passed: ForwardPass) -> Array:
     """Return the outputs (rows, n_out), heads side by side."""
     if not network.heads:
         return member_outputs(network, passed).mean(axis=1)
-    both = zip(network.heads.values(), passed.heads(network), strict=True)
-    return np.hstack([activate(head.objective.output, z) for head, z in both])
+    heads = zip(network.heads.values(), passed.heads(network), strict=True)
+    return np.hstack([activate(head.objective.output, z) for head, z in heads])
 
 
 def member_outputs(network: Network, passed: ForwardPass) -> Array:
@@ -189,11 +195,11 @@ def by_logits(network: Network, passed: ForwardPass, by_outputs: Array) -> Array
         return activate_gradient(network.output, z, activate(network.output, z), per_network).reshape(
             len(per_network) // k, -1
         )
-    found, columns = [], columns_of_heads(network.heads)
+    by_heads, columns = [], columns_of_heads(network.heads)
     for (name, head), z in zip(network.heads.items(), passed.heads(network), strict=True):
         per_network, output = by_outputs[:, columns[name]], head.objective.output
-        found.append(activate_gradient(output, z, activate(output, z), per_network))
-    return found
+        by_heads.append(activate_gradient(output, z, activate(output, z), per_network))
+    return by_heads
 
 
 def pass_forward(
@@ -216,27 +222,27 @@ def pass_forward(
     passed = ForwardPass(batch, *factor(network, inputs), [], [], [], [])
     views = operation_views(parameters, network)
     last = len(views) - 1
-    for number, (one, arrays) in enumerate(zip(network.operations, views, strict=True)):
-        x, other = passed.source(one.sources[0]), passed.source(one.sources[-1])
-        if one.sources[0] == INPUTS and not one.is_dense:
-            x = x[:, one.column : one.column + one.n_in]
-        if one.is_block:
-            units = FORMULAS[one.kind.name][0](one.layer, x, embedding_views(parameters, one))
-            z = a = units.reshape(len(x), one.n_out)
-        elif one.is_dense:
-            subrows = subrows_of(one, x)
+    for number, (op, arrays) in enumerate(zip(network.operations, views, strict=True)):
+        x, other = passed.source(op.sources[0]), passed.source(op.sources[-1])
+        if op.sources[0] == INPUTS and not op.is_dense:
+            x = x[:, op.column : op.column + op.n_in]
+        if op.is_block:
+            units = block_functions(op)[0](op.layer, x, embedding_views(parameters, op))
+            z = a = units.reshape(len(x), op.n_out)
+        elif op.is_dense:
+            subrows = subrows_of(op, x)
             w, behind = arrays.first[: subrows.shape[1]], arrays.first[subrows.shape[1] :]
             z = product(subrows, w, w.shape) + arrays.second
-            if (sparse := passed.sparse_of(one)) is not None:
+            if (sparse := passed.sparse_of(op)) is not None:
                 z += sparse @ behind
-            z = whole_rows(one, z)
-            a = z if number == last else activate(one.activation, z)
+            z = whole_rows(op, z)
+            a = z if number == last else activate(op.activation, z)
         else:
-            z = a = operate(one, x, other, arrays, batch)
+            z = a = operate(op, x, other, arrays, batch)
         scale = np.ones((), parameters.dtype)
-        if one.dropout and key is not None:
-            mask = dropout_mask(key, step, number, a.shape, one.dropout, positions)
-            scale = mask * parameters.dtype.type(1 / (1 - one.dropout))
+        if op.dropout and key is not None:
+            mask = dropout_mask(key, step, number, a.shape, op.dropout, positions)
+            scale = mask * parameters.dtype.type(1 / (1 - op.dropout))
         for array, written in zip((z, a, scale, a * scale), passed[3:], strict=True):
             written.append(array)
     return passed
@@ -259,41 +265,39 @@ def pass_back(
     all_views, written = operation_views(parameters, network), operation_views(gradients, network)
     by_output: dict[int, Any] = {last: delta}
     if network.heads:
-        by_output = dict(zip([i for i, one in enumerate(operations) if one.is_head], delta, strict=True))
+        by_output = dict(zip([i for i, op in enumerate(operations) if op.is_head], delta, strict=True))
     for number in reversed(range(len(operations))):
-        one, views, (by_first, by_second, by_state) = operations[number], all_views[number], written[number]
+        op, views, (by_first, by_second, by_state) = operations[number], all_views[number], written[number]
         by_state[...] = 0
         if number not in by_output:  # numbers of the inputs, by which nothing is derived
             continue
-        delta, x = by_output.pop(number) * passed.scales[number], passed.source(one.sources[0])
-        if one.is_dense and number < last:
-            delta = activate_gradient(
-                one.activation, passed.logits[number], passed.activations[number], delta
-            )
-        if one.is_block:
-            arrays, by_arrays = (embedding_views(vector, one) for vector in (parameters, gradients))
-            by_x = FORMULAS[one.kind.name][1](one.layer, delta, x, arrays, by_arrays)
+        delta, x = by_output.pop(number) * passed.scales[number], passed.source(op.sources[0])
+        if op.is_dense and number < last:
+            delta = activate_gradient(op.activation, passed.logits[number], passed.activations[number], delta)
+        if op.is_block:
+            arrays, by_arrays = (embedding_views(vector, op) for vector in (parameters, gradients))
+            by_x = block_functions(op)[1](op.layer, delta, x, arrays, by_arrays)
             if by_x is not None:
-                by_output[one.sources[0]] = by_x
+                by_output[op.sources[0]] = by_x
             continue
         if views.second.size:
-            by_second[...] = delta.sum(axis=0) if one.trains_bias else 0
-        found: tuple[Any, ...] = ()
-        if not one.is_dense:
-            other = passed.source(one.sources[-1])
-            *found_, by_gain = operate_gradient(one, x, other, views, delta, passed.batch)
-            found = tuple(found_)
+            by_second[...] = delta.sum(axis=0) if op.trains_bias else 0
+        by_sources: tuple[Any, ...] = ()
+        if not op.is_dense:
+            other = passed.source(op.sources[-1])
+            *by_each, by_gain = operate_gradient(op, x, other, views, delta, passed.batch)
+            by_sources = tuple(by_each)
             if by_gain is not None:
                 by_first[...] = by_gain
         else:
-            x, by_subrows = subrows_of(one, x), subrows_of(one, delta)
+            x, by_subrows = subrows_of(op, x), subrows_of(op, delta)
             w = views.first[: x.shape[1]]
             by_first[: x.shape[1]] = product(x.T, by_subrows, w.shape)
-            if (sparse := passed.sparse_of(one)) is not None:
+            if (sparse := passed.sparse_of(op)) is not None:
                 by_first[x.shape[1] :] = sparse.T @ delta
-            if by_inputs or one.sources[0] != INPUTS:
-                found = (whole_rows(one, product(by_subrows, w.T, w.shape)),)
-        for source, by_source in zip(one.sources, found, strict=False):
+            if by_inputs or op.sources[0] != INPUTS:
+                by_sources = (whole_rows(op, product(by_subrows, w.T, w.shape)),)
+        for source, by_source in zip(op.sources, by_sources, strict=False):
             if by_source is None or (source == INPUTS and not by_inputs):  # of blocks, each reads its columns
                 continue
             by_output[source] = by_output[source] + by_source if source in by_output else by_source
@@ -304,10 +308,10 @@ def penalize(network: Network, parameters: Array, total: float, gradients: Array
     """Add the penalties' derivative to gradients (P,), return the penalties; total : the batch's weight."""
     factor, penalties = penalty_factor(network, total), 0.0
     views, written = operation_views(parameters, network), operation_views(gradients, network)
-    for one, arrays, by_arrays in zip(network.operations, views, written, strict=True):
-        if one.is_dense:
-            by_arrays.first[...] += factor * penalty_gradient(one, arrays.first)
-            penalties += factor * penalty(one, arrays.first)
+    for op, arrays, by_arrays in zip(network.operations, views, written, strict=True):
+        if op.is_dense:
+            by_arrays.first[...] += factor * penalty_gradient(op, arrays.first)
+            penalties += factor * penalty(op, arrays.first)
     return penalties
 
 
@@ -353,14 +357,14 @@ def gradient(
     return loss + penalties
 
 
-def marked_indices(network: Network, one: Operation, marks: NDArray[np.int32]) -> NDArray[np.int64]:
+def marked_indices(network: Network, op: Operation, marks: NDArray[np.int32]) -> NDArray[np.int64]:
     """Return the indices in the flat vector of an operation's marked table rows, ascending."""
-    found = []
+    indices = []
     for table in network.tables:
-        if one.weights <= table.start < one.biases:
+        if op.weights <= table.start < op.biases:
             rows = np.flatnonzero(marks[table.mark : table.mark + table.levels + 1])
-            found.append((table.start + rows[:, None] * table.width + np.arange(table.width)).reshape(-1))
-    return np.concatenate(found)
+            indices.append((table.start + rows[:, None] * table.width + np.arange(table.width)).reshape(-1))
+    return np.concatenate(indices)
 
 
 @DIVERGING
@@ -380,24 +384,24 @@ def update(
     check_optimizer("optimizer", optimizer)
     optimizer.check_layers(network)
     g = state.gradients
-    for one in network.operations:
-        if optimizer.rate_of(one) == 0:
-            g[one.weights : one.end] = 0
+    for op in network.operations:
+        if optimizer.rate_of(op) == 0:
+            g[op.weights : op.end] = 0
     if optimizer.clip_norm is not None:
         g *= min(1.0, optimizer.clip_norm / (float(np.linalg.norm(g.astype(np.float64))) + 1e-6))
-    for one in network.operations:
-        if factor := optimizer.rate_of(one):
-            parts: list[Any] = [slice(one.weights, one.biases), slice(one.biases, one.trained)]
-            if one.sparse_in and nonzero_columns is not None and optimizer.rule.sparse_updates:
-                moved = np.concatenate([np.ones(one.n_in - one.sparse_in, np.bool_), nonzero_columns])
-                parts[0] = one.weights + np.flatnonzero(np.repeat(moved, one.n_out))
-            if one.updates_sparsely(optimizer.rule) and marks is not None:
-                parts[0] = marked_indices(network, one, marks)
-            both = optimizer.of_layer(one), parts, (rate, bias_rate)
-            for of_part, at, step_rate in zip(*both, strict=True):
+    for op in network.operations:
+        if factor := optimizer.rate_of(op):
+            parts: list[Any] = [slice(op.weights, op.biases), slice(op.biases, op.trained)]
+            if op.sparse_in and nonzero_columns is not None and optimizer.rule.sparse_updates:
+                moved = np.concatenate([np.ones(op.n_in - op.sparse_in, np.bool_), nonzero_columns])
+                parts[0] = op.weights + np.flatnonzero(np.repeat(moved, op.n_out))
+            if op.updates_sparsely(optimizer.rule) and marks is not None:
+                parts[0] = marked_indices(network, op, marks)
+            sections = optimizer.of_layer(op), parts, (rate, bias_rate)
+            for of_part, at, step_rate in zip(*sections, strict=True):
                 p, moments = state.parameters[at], state.moments[:, at]
                 if isinstance(of_part, Muon):
-                    shape = one.n_in, one.n_out
+                    shape = op.n_in, op.n_out
                     g[at] = orthogonal(of_part, g[at].reshape(shape), moments[0].reshape(shape)).reshape(-1)
                 rates = np.full(p.shape, step_rate, g.dtype) * g.dtype.type(factor)
                 take_step(of_part, p, g[at], moments, rates, state.step + 1)
@@ -443,12 +447,12 @@ def train_chunk(
             total = float(chunk.totals[s])
         losses[..., s] = 0.0
         for first, last in microbatches(chunk, of_all, network.needs_batches):
-            some, earlier = slice(*np.searchsorted(positions, (first, last))), state.gradients.copy()
+            own, earlier = slice(*np.searchsorted(positions, (first, last))), state.gradients.copy()
             if shared is not None:
                 batch = NormBatch(last - first, shared.total)
             losses[..., s] += gradient(
-                network, state.parameters, batch_data.take(some), key, state.step, state.gradients,
-                positions=positions[some], total=total, product=product, moves=True, batch=batch,
+                network, state.parameters, batch_data.take(own), key, state.step, state.gradients,
+                positions=positions[own], total=total, product=product, moves=True, batch=batch,
                 penalises=last == of_all, head_totals=head_totals,
             )  # fmt: skip
             if first:

@@ -275,10 +275,10 @@ def masked_loss(head: Head, z: Array, targets: Array, weights: Array, total: flo
         return output_loss(head.objective, z, y, counted.astype(z.dtype), total)
     loss, delta = 0.0, np.zeros_like(z)
     for j in range(head.units):
-        one = Objective(1, head.objective.output, of_one_unit(head.objective.loss, j))
+        objective = Objective(1, head.objective.output, of_one_unit(head.objective.loss, j))
         column = slice(j, j + 1)
         counted = (weights * there[:, j] * factors[j]).astype(z.dtype)
-        of_column, delta[:, column] = output_loss(one, z[:, column], y[:, column], counted, total)
+        of_column, delta[:, column] = output_loss(objective, z[:, column], y[:, column], counted, total)
         loss += of_column
     return loss, delta
 

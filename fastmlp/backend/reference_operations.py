@@ -4,7 +4,8 @@ A layer with a formula of a row is two functions, found by the name of the kind.
 gain, shift)` returns the outputs (rows, n) of rows x (rows, n), and `layer_norm_gradient(layer, delta, x,
 other, gain)` the derivatives of the loss by x, by the second row `other`, and by the gain of each row, given
 delta, the derivative by the outputs; None without such an argument. The gain is all trained numbers but the
-shift, in the order of the layer's entry. The layer has the hyperparameters. Blocks have arrays by name.
+shift, in the order of the layer's entry. The layer has the hyperparameters. Blocks have arrays by name; a
+block without two functions here has those of its entry's formulas, from which no program is made.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend.reference_losses import activate, activate_gradient, logistic
+from fastmlp.formulas.derivatives import gradient
+from fastmlp.formulas.expressions import variable
 from fastmlp.model.backend import Array
 from fastmlp.model.custom import backward_on_array, on_array
 from fastmlp.model.layout import Views
@@ -35,8 +38,8 @@ def by_normal(delta: Array, x: Array, epsilon: float) -> Array:
     """Return the derivative by x, given the derivative by the normal rows."""
     along, deviation = normal(x, epsilon)
     mean = delta.mean(axis=-1, keepdims=True)
-    found: Array = (delta - mean - along * (delta * along).mean(axis=-1, keepdims=True)) / deviation
-    return found
+    by_x: Array = (delta - mean - along * (delta * along).mean(axis=-1, keepdims=True)) / deviation
+    return by_x
 
 
 def layer_norm(layer: Any, x: Array, other: Array, gain: Array, shift: Array) -> Array:
@@ -166,43 +169,33 @@ def swiglu_gradient(layer: Any, delta: Array, x: Array, other: Array, gain: Arra
 Arrays = dict[str, Array]
 
 
-def angles(x: Array, arrays: Arrays) -> Array:
-    """Return 2 pi c x + b (rows, columns, terms) of x (rows, columns)."""
-    return x.dtype.type(2 * np.pi) * x[:, :, None] * arrays["frequencies"] + arrays.get("phases", 0)
+def units_of_formulas(layer: Any, x: Array, arrays: Arrays) -> Array:
+    """Return the units of a block by the formulas of its entry."""
+    for part in layer.formulas(arrays):
+        x = part.formula(x[:, part.gathered], *part.arrays.values())
+    return x
 
 
-def periodic(layer: Any, x: Array, arrays: Arrays) -> Array:
-    z = angles(x, arrays)
-    return np.cos(z) if "phases" in arrays else np.concatenate([np.sin(z), np.cos(z)], axis=2)
-
-
-def periodic_gradient(layer: Any, delta: Array, x: Array, arrays: Arrays, by_arrays: Arrays) -> None:
-    z, by_units = angles(x, arrays), delta.reshape(*x.shape, delta.shape[1] // x.shape[1])
-    if "phases" in arrays:
-        by_z = -by_units * np.sin(z)
-        by_arrays["phases"][...] = by_z.sum(axis=0)
-    else:
-        by_sine, by_cosine = np.split(by_units, 2, axis=2)
-        by_z = by_sine * np.cos(z) - by_cosine * np.sin(z)
-    by_arrays["frequencies"][...] = np.einsum("ig,igk->gk", x.dtype.type(2 * np.pi) * x, by_z)
-
-
-def piecewise_linear(layer: Any, x: Array, arrays: Arrays) -> Array:
-    units = (x[:, :, None] - arrays["edges"]) * arrays["slopes"]
-    lowest, highest = np.zeros(units.shape[2], x.dtype), np.ones(units.shape[2], x.dtype)
-    lowest[0], highest[-1] = -1, 2
-    return np.clip(units, lowest, highest)
-
-
-def piecewise_linear_gradient(layer: Any, delta: Array, x: Array, arrays: Arrays, by_arrays: Arrays) -> None:
-    pass  # nothing of it is trained
+def gradient_of_formulas(layer: Any, delta: Array, x: Array, arrays: Arrays, by_arrays: Arrays) -> None:
+    """Write the derivatives by the trained arrays, from the last formula to the first."""
+    parts, sources = layer.formulas(arrays), [x]
+    for part in parts:
+        sources.append(part.formula(sources[-1][:, part.gathered], *part.arrays.values()))
+    for part, source in zip(parts[::-1], sources[-2::-1], strict=True):
+        value = part.formula(variable("z"), *map(variable, part.arrays))
+        values = {"z": source[:, part.gathered], **part.arrays}
+        by = {name: delta * gradient(value, name).on_arrays(x.dtype, values) for name in values}
+        for name in () if part.fixed else part.arrays:
+            by_arrays[name][...] = by[name].sum(axis=0).reshape(by_arrays[name].shape)
+        delta = np.zeros_like(source)
+        np.add.at(delta.T, part.gathered, by["z"].T)
 
 
 def grouped(layer: Any, x: Array, arrays: Arrays) -> Array:
-    found: Array = np.einsum(
+    products: Array = np.einsum(
         "igk,gkd->igd", x.reshape(len(x), *arrays["weights"].shape[:2]), arrays["weights"]
     )
-    return found + arrays["biases"]
+    return products + arrays["biases"]
 
 
 def grouped_gradient(layer: Any, delta: Array, x: Array, arrays: Arrays, by_arrays: Arrays) -> Array:
@@ -211,8 +204,8 @@ def grouped_gradient(layer: Any, delta: Array, x: Array, arrays: Arrays, by_arra
         "igk,igd->gkd", x.reshape(len(x), *arrays["weights"].shape[:2]), by_units
     )
     by_arrays["biases"][...] = by_units.sum(axis=0)
-    found: Array = np.einsum("igd,gkd->igk", by_units, arrays["weights"]).reshape(x.shape)
-    return found
+    by_x: Array = np.einsum("igd,gkd->igk", by_units, arrays["weights"]).reshape(x.shape)
+    return by_x
 
 
 def table_rows(layer: Any, codes: Array) -> list[Array]:
@@ -222,11 +215,11 @@ def table_rows(layer: Any, codes: Array) -> list[Array]:
 
 
 def categories(layer: Any, x: Array, arrays: Arrays) -> Array:
-    found = []
+    units = []
     for rows, table in zip(table_rows(layer, x), arrays.values(), strict=True):
         mean = table[1:].mean(axis=0, dtype=table.dtype)
-        found.append(np.where(rows[:, None] >= 0, table[rows], mean))
-    return np.hstack(found)
+        units.append(np.where(rows[:, None] >= 0, table[rows], mean))
+    return np.hstack(units)
 
 
 def categories_gradient(layer: Any, delta: Array, x: Array, arrays: Arrays, by_arrays: Arrays) -> None:
@@ -242,6 +235,11 @@ FORMULAS: dict[str, tuple[Callable[..., Array], Callable[..., Any]]] = {
     if f"{name}_gradient" in globals() and function.__module__ == __name__
 }
 """The two functions of each layer and each embedding, by the name of the kind."""
+
+
+def block_functions(op: Operation) -> tuple[Callable[..., Array], Callable[..., Any]]:
+    """Return the two functions of an operation on a block; without functions here, those of its formulas."""
+    return FORMULAS.get(op.kind.name, (units_of_formulas, gradient_of_formulas))
 
 
 # --- dropout, and all operations of a network -------------------------------------------------------------
@@ -291,66 +289,67 @@ class NormBatch(NamedTuple):
 
 
 def networks_of(
-    one: Operation, x: Array, other: Array, views: Views
+    op: Operation, x: Array, other: Array, views: Views
 ) -> list[tuple[Operation, Array, Array, Views]]:
     """Return for each network of `Members` the operation, the units of both sources, and the parameters."""
-    k = one.networks
+    k = op.networks
     parts = [np.split(array, k, axis=-1) for array in (x, other, *views)]
-    alone = one._replace(networks=1, subrows=one.subrows // k)
+    alone = op._replace(networks=1, subrows=op.subrows // k)
     return [(alone, source, second, Views(*rest)) for source, second, *rest in zip(*parts, strict=True)]
 
 
-def operate(one: Operation, x: Array, other: Array, views: Views, batch: NormBatch | None) -> Array:
+def operate(op: Operation, x: Array, other: Array, views: Views, batch: NormBatch | None) -> Array:
     """Return the output of an operation without a product, before dropout.
 
     batch : None for the running mean and variance of a batch norm
     """
-    if one.networks > 1 and one.subrows > 1:
-        return np.hstack([operate(*network, batch=batch) for network in networks_of(one, x, other, views)])
+    if op.networks > 1 and op.subrows > 1:
+        return np.hstack([operate(*network, batch=batch) for network in networks_of(op, x, other, views)])
     gain, shift, state = views
-    layer: Any = one.layer
-    if one.second:
-        x, other = x[:, : one.second], other[:, one.second :]
-    match one.kind.name:
+    layer: Any = op.layer
+    if op.second:
+        x, other = x[:, : op.second], other[:, op.second :]
+    match op.kind.name:
         case "batch_norm":
             mean, variance = batch.moments(x) if batch else state
             return (x - mean) / np.sqrt(variance + x.dtype.type(layer.epsilon)) * gain + shift
         case "activation":
-            return activate(one.activation, x)
+            return activate(op.activation, x)
         case "concatenate":
             return np.hstack([x, other])
         case "copy":
             return x
         case "members":
-            return np.tile(x, one.n_out // one.n_in)
+            return np.tile(x, op.n_out // op.n_in)
         case "own":
-            return on_array(one.kind.component, x, gain)
-    found: Array = FORMULAS[one.kind.name][0](layer, x, other, gain, shift)
-    return found
+            return on_array(op.kind.component, x, gain)
+    out: Array = FORMULAS[op.kind.name][0](layer, x, other, gain, shift)
+    return out
 
 
 def operate_gradient(
-    one: Operation, x: Array, other: Array, views: Views, delta: Array, batch: NormBatch | None
+    op: Operation, x: Array, other: Array, views: Views, delta: Array, batch: NormBatch | None
 ) -> tuple[Array, Array | None, Array | None]:
     """Return the loss's derivatives by both sources of an operation and by the gain.
 
     delta : the derivative by the output; batch : as for `operate`
     """
-    if one.networks > 1 and one.subrows > 1:
-        deltas = np.split(delta, one.networks, axis=1)
-        found = [
+    if op.networks > 1 and op.subrows > 1:
+        deltas = np.split(delta, op.networks, axis=1)
+        by_each = [
             operate_gradient(*network, by_output, batch)
-            for network, by_output in zip(networks_of(one, x, other, views), deltas, strict=True)
+            for network, by_output in zip(networks_of(op, x, other, views), deltas, strict=True)
         ]
         every: list[Any] = [
-            None if parts[0] is None else np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True)
+            None if parts[0] is None else np.concatenate(parts, axis=-1)
+            for parts in zip(*by_each, strict=True)
         ]
         return every[0], every[1], every[2]
-    layer: Any = one.layer
+    layer: Any = op.layer
     gain = views.first
-    if one.second:
-        x, other = x[:, : one.second], other[:, one.second :]
-    match one.kind.name:
+    if op.second:
+        x, other = x[:, : op.second], other[:, op.second :]
+    match op.kind.name:
         case "batch_norm":
             mean, variance = batch.moments(x) if batch else views.state
             deviation = np.sqrt(variance + x.dtype.type(layer.epsilon))
@@ -359,17 +358,17 @@ def operate_gradient(
                 by_x = by_x - batch.mean(by_x) - normal * batch.mean(by_x * normal)
             return by_x, None, (delta * normal).sum(axis=0)
         case "activation":
-            return activate_gradient(one.activation, x, activate(one.activation, x), delta), None, None
+            return activate_gradient(op.activation, x, activate(op.activation, x), delta), None, None
         case "concatenate":
-            return delta[:, : one.n_in], delta[:, one.n_in :], None
+            return delta[:, : op.n_in], delta[:, op.n_in :], None
         case "copy":
             return delta, None, None
         case "members":
-            return delta.reshape(len(x), delta.shape[1] // one.n_in, one.n_in).sum(axis=1), None, None
+            return delta.reshape(len(x), delta.shape[1] // op.n_in, op.n_in).sum(axis=1), None, None
         case "own":
-            by_x, by_parameters = backward_on_array(one.kind.component, x, gain, delta)
+            by_x, by_parameters = backward_on_array(op.kind.component, x, gain, delta)
             return by_x, None, by_parameters
-    by_x, by_other, by_gain = FORMULAS[one.kind.name][1](layer, delta, x, other, gain)
-    if one.second and by_other is not None:
+    by_x, by_other, by_gain = FORMULAS[op.kind.name][1](layer, delta, x, other, gain)
+    if op.second and by_other is not None:
         by_x, by_other = np.hstack([by_x, by_other]), None
     return by_x, by_other, None if by_gain is None else by_gain.sum(axis=0)

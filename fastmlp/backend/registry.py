@@ -121,11 +121,11 @@ def mixed_backend(name: str) -> Backend:
     if name != "auto":
         choices = ", ".join(("auto", REFERENCE, *mixed()))
         raise ValueError(f"dtype {BFLOAT16!r} goes with the backends {choices}; got {checks.shown(name)}")
-    reasons = {one: why_not() for one, why_not in mixed().items() if not is_reference(one)}
-    for one, reason in reasons.items():
+    reasons = {backend: why_not() for backend, why_not in mixed().items() if not is_reference(backend)}
+    for backend, reason in reasons.items():
         if reason is None:
-            return shipped_backend(one)
-    missing = "; ".join(f"{one}: {reason}" for one, reason in reasons.items())
+            return shipped_backend(backend)
+    missing = "; ".join(f"{backend}: {reason}" for backend, reason in reasons.items())
     raise ValueError(f"dtype {BFLOAT16!r} needs other instructions, or backend='reference'; {missing}")
 
 
@@ -229,11 +229,11 @@ def shipped() -> dict[str, Variant]:
     from fastmlp.backend import declarations
 
     package = importlib.import_module("fastmlp.kernels.variants")
-    found = [
+    variants = [
         declarations.declared(importlib.import_module(f"{package.__name__}.{info.name}"))
         for info in pkgutil.iter_modules(package.__path__)
     ]
-    return {variant.name: variant for variant in sorted(found, key=_depth)}
+    return {variant.name: variant for variant in sorted(variants, key=_depth)}
 
 
 @functools.cache
@@ -245,14 +245,14 @@ def plugins() -> dict[str, Variant]:
 
     from fastmlp.backend import declarations
 
-    found: list[Variant] = []
+    plugins: list[Variant] = []
     for entry in sorted(entry_points(group=GROUP)):
         try:
-            taken = [REFERENCE, *shipped(), *(variant.name for variant in found)]
-            found.append(declarations.checked(declarations.declared(entry.load()), taken))
+            taken = [REFERENCE, *shipped(), *(variant.name for variant in plugins)]
+            plugins.append(declarations.checked(declarations.declared(entry.load()), taken))
         except Exception as error:  # importing somebody's module may raise anything
             _warn(f"the plugin {entry.name!r} ({entry.value}) is left out: {checks.message_of(error)}")
-    return {variant.name: variant for variant in sorted(found, key=_depth)}
+    return {variant.name: variant for variant in sorted(plugins, key=_depth)}
 
 
 def _any_declares(group: str) -> bool:

@@ -98,11 +98,11 @@ class ReferenceSteps:
         """Compute gradients from the derivatives by the outputs."""
         network, parameters, rows = self._network, self._state.parameters, self._rows
         delta = reference.by_logits(network, self._passed, self._batch.by_outputs[:rows])
-        found = reference.pass_back(
+        by_rows = reference.pass_back(
             network, parameters, self._passed, delta, self._state.gradients, by_inputs=by_inputs
         )
         if by_inputs:
-            self._batch.by_inputs[:rows] = found
+            self._batch.by_inputs[:rows] = by_rows
 
     @reference.DIVERGING
     def update(self, at: int) -> None:

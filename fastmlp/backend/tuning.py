@@ -56,13 +56,13 @@ class MeasuredConstant(NamedTuple):
     def gains(self, rounds: slice) -> dict[int, list[float]]:
         """Return for each value, and each trial, the fraction saved of the usual value's least time."""
         usual, *others = TABLE[self.name].values
-        found: dict[int, list[float]] = {value: [] for value in others}
+        gains: dict[int, list[float]] = {value: [] for value in others}
         for times in self.seconds.values():
-            least = {value: min(some[rounds], default=math.inf) for value, some in times.items()}
+            least = {value: min(by_round[rounds], default=math.inf) for value, by_round in times.items()}
             if all(map(math.isfinite, least.values())):
                 for value in others:
-                    found[value].append(1 - least[value] / least[usual])
-        return found
+                    gains[value].append(1 - least[value] / least[usual])
+        return gains
 
     @property
     def best(self) -> int:
@@ -76,9 +76,11 @@ class MeasuredConstant(NamedTuple):
         return best if good else TABLE[self.name].usual
 
 
-def changed(found: list[MeasuredConstant]) -> dict[str, int]:
+def changed(constants: list[MeasuredConstant]) -> dict[str, int]:
     """Return the constants with an unusual best value."""
-    return {one.name: one.best for one in found if one.best != TABLE[one.name].usual}
+    return {
+        constant.name: constant.best for constant in constants if constant.best != TABLE[constant.name].usual
+    }
 
 
 def mean_gain(fractions: list[float]) -> float:
@@ -100,10 +102,10 @@ def measure(seconds: float, names: Iterable[str] = TABLE) -> list[MeasuredConsta
         for setting in several:
             with forced(setting):
                 turn_of(trial)[0](1)
-    found = {name: MeasuredConstant(name, {}) for name in names}
+    measured = {name: MeasuredConstant(name, {}) for name in names}
     for (name, trial), times in timed(settings, seconds).items():
-        found[name].seconds[trial] = dict(zip(TABLE[name].values, times, strict=True))
-    return [*found.values()]
+        measured[name].seconds[trial] = dict(zip(TABLE[name].values, times, strict=True))
+    return [*measured.values()]
 
 
 def timed(
@@ -181,9 +183,9 @@ def spread(values: Array, n_in: int, rng: np.random.Generator) -> SparseRows:
 
 def tune(seconds: float = QUICK_SECONDS) -> list[MeasuredConstant]:
     """Measure all constants; store the best values for later processes."""
-    found = measure(seconds)
-    save_constants({one.name: one.best for one in found})
-    return found
+    constants = measure(seconds)
+    save_constants({constant.name: constant.best for constant in constants})
+    return constants
 
 
 def gains(values: Mapping[str, int], seconds: float) -> dict[Trial, float]:
@@ -191,8 +193,8 @@ def gains(values: Mapping[str, int], seconds: float) -> dict[Trial, float]:
 
     Without trials of several threads for lack of free cores.
     """
-    usual = {name: one.usual for name, one in TABLE.items()}
+    usual = {name: constant.usual for name, constant in TABLE.items()}
     times = timed({("", trial): [usual, values] for name in TABLE for trial in trials_of(name)}, seconds)
     least = {trial: (min(before), min(after)) for (_, trial), (before, after) in times.items()}
-    measured = {trial: both for trial, both in least.items() if math.isfinite(sum(both))}
+    measured = {trial: pair for trial, pair in least.items() if math.isfinite(sum(pair))}
     return {trial: 1 - after / before for trial, (before, after) in measured.items()}

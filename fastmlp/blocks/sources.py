@@ -233,7 +233,7 @@ AHEAD = {"batch_readahead": 1, "fragment_readahead": 1}
 
 
 class ArrowRows:
-    """The rows of a table or dataset; a column of lists of one length gives as many input columns."""
+    """The rows of a table or dataset; a column of lists of equal length gives as many input columns."""
 
     def __init__(self, table: Any, inputs: list[str], targets: Any, weights: str | None) -> None:
         self._table, self._inputs, self._targets, self._weights = table, inputs, targets, weights

@@ -1,4 +1,4 @@
-"""A training on rows that come block by block, on one window after another."""
+"""A training on rows that come block by block, window after window."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fastmlp.blocks.sources import Slices, Source, arrow_source, source_of
 from fastmlp.blocks.windows import HeldOutBlocks, RowFormat, Window, Windows
 from fastmlp.callbacks.callback import Pause, Run
 from fastmlp.data.arrays import clean_targets
-from fastmlp.data.batches import Orders, Steps, batches_of
+from fastmlp.data.batches import Batches, Steps
 from fastmlp.data.seeding import split_rows
-from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
 from fastmlp.trained.model import Model
 from fastmlp.training.loop import Plan
@@ -80,16 +80,7 @@ class PreparedBlocks(NamedTuple):
             training = ready(
                 network, options, choices, data, held_out, rows, is_sized=bool(source.rows), blocks=blocks
             )
-            yield training, window_batches(training.plan, windows, first)
-
-
-def window_batches(plan: Plan, windows: Windows, first: Window) -> WindowBatches:
-    """Return the batches of a training on windows, after the first window."""
-    rows = first.rows if first.last else windows.source.rows
-    return WindowBatches(
-        windows, first, rows or 0, plan.step_rows, plan.orders, plan.network.needs_batches, plan.microbatch,
-        plan.since.epoch,
-    )  # fmt: skip
+            yield training, WindowBatches(windows, first, training.plan)
 
 
 def _rows_of_a_step(options: FitOptions, source: Source) -> int:
@@ -140,139 +131,106 @@ def _held_out(
 
 
 class WindowBatches:
-    """The rows of each step in windows; see `Batches`.
+    """Steps on window after window; each window has an ordinary `Batches`.
 
-    first : the first window, filled; rows : of an epoch, 0 while unknown
-    orders, joins, microbatch, before : as of `Batches`
+    first : the first window, filled; plan : of the training
+    rows : of an epoch, 0 while unknown; epoch_step : the epoch's first step
     """
 
     per_epoch = None
 
-    def __init__(
-        self,
-        windows: Windows,
-        first: Window,
-        rows: int,
-        batch_size: int,
-        orders: Orders | None,
-        joins: bool,
-        microbatch: int,
-        before: int,
-    ) -> None:
-        self._windows, self._window, self._first = windows, first, True
-        self.batch_size, self._orders, self._joins, self._before = batch_size, orders, joins, before
-        self.most = (microbatch or batch_size) + joins
-        self.rows = rows
-        """Rows of an epoch, 0 while unknown."""
-        self.data = first.data
-        self._order, self._at, self._step, self._rows_before = np.arange(0), 0, 0, 0
-        self._epochs = 0
-        self._skipped = self.epoch_step = self._epoch_rows = self._number = 0
-        """Steps of an earlier training left to skip; of the epoch the first step, the visited rows, and the
-        window's number.
-        """
+    def __init__(self, windows: Windows, first: Window, plan: Plan) -> None:
+        self._windows, self._window, self._plan = windows, first, plan
+        self._first: Window | None = first
+        self.rows = (first.rows if first.last else windows.source.rows) or 0
+        self.data, self.most = first.data, (plan.microbatch or plan.step_rows) + plan.network.needs_batches
+        self._epochs = self.epoch_step = self._number = self._skipped = self._epoch_rows = 0
+        """Complete epochs; the number of the window in the epoch; steps of an earlier training left to skip;
+        the epoch's rows up to the window's end."""
+        self._step = self._end = self._rows_before = 0
+        """Of the window the first step and the step behind the last, and the rows visited before."""
         self._weighs = False
-        """True once a visited row of the epoch has a weight above 0."""
+        """True once a row of the epoch has a weight above 0."""
+        self._batches = self._batches_of(first)
+
+    def _batches_of(self, window: Window) -> Batches:
+        plan = self._plan
+        return Batches(
+            window.rows, plan.step_rows, plan.orders, plan.network.needs_batches, plan.microbatch,
+            plan.since.epoch + self._epochs, self._number,
+        )  # fmt: skip
 
     def resume(self, step: int, epoch_step: int, epochs: int) -> None:
         """Go on from a snapshot; the epoch's earlier rows are read again."""
         self._epochs, self._skipped = epochs, epoch_step
-        self._step = step - epoch_step
-        self._rows_before = self._epochs * self.rows if self.rows else self._step * self.batch_size
-
-    # --- windows ------------------------------------------------------------------------------------
+        self._step = self._end = step - epoch_step
+        self._rows_before = epochs * self.rows if self.rows else self._step * self._plan.step_rows
 
     def steps_left(self, step: int) -> int:
-        """Return the steps with rows in the window.
-
-        A batch is left for the next window where a row may have to join.
-        """
-        rows = len(self._order) - self._at
-        if self._window.last:
-            return batches_of(rows, self.batch_size, self._joins)
-        return max(0, rows - self._joins) // self.batch_size
+        """Return the window's steps from a step on."""
+        return max(0, self._end - step)
 
     def next(self, stopped: Callable[[], bool]) -> Data | None:
         """Take up the next window with a step to take; return the window's rows, None once stopped()."""
         while True:
-            if self._epoch_rows and self._window.last:
+            window = self._first or self._windows.next(stopped)
+            if window is None:
+                return None
+            self._take_up(window)
+            steps = self._batches.per_epoch
+            if self._skipped < steps:
+                self._skipped = 0
+                return self.data
+            self._skipped -= steps
+            if window.last:
                 raise ValueError(
                     f"epoch {self._epochs + 1} has only {self._epoch_rows} rows; "
                     "the training that goes on had visited them all before it stopped, or more"
                 )
-            window = self._window if self._first else self._windows.next(stopped)
-            if window is None:
-                return None
-            self._take_up(window)
-            if passed := min(self._skipped, self.steps_left(self._step)):
-                self._skipped -= passed
-                self._pass_over(self._step + passed)
-            if self.steps_left(self._step):
-                return self.data
 
     def _take_up(self, window: Window) -> None:
-        """Begin a window, behind the rows left over from the window before."""
-        carried = 0
+        """Begin a window."""
+        self._rows_before, self._step = self.rows_before(self._end), self._end
         if window.first:
             self.epoch_step, self._epoch_rows, self._weighs, self._number = self._step, 0, False, 0
         else:
             self._number += 1
-            if carried := len(self._order) - self._at:
-                window.carry(self.data.take(self._order[self._at :]))
         if window is not self._window:
             self._windows.release(self._window)
-        self._window, self.data, self._at, self._first = window, window.data, 0, False
-        self._order = np.arange(carried + window.rows)
-        if self._orders is not None:
-            drawn = self._order[None, carried:]
-            self._orders.draw(self._before + self._epochs, drawn, self._number)
-            drawn += carried
-
-    # --- steps --------------------------------------------------------------------------------------
+        self._first, self._window, self.data = None, window, window.data
+        self._epoch_rows += window.rows
+        self._weighs = self._weighs or bool(self.data.weights.any())
+        self._batches = self._batches_of(window)
+        self._end = self._step + self._batches.per_epoch
 
     def steps_within(self, visits: int) -> int:
         """Return how many steps visit about `visits` rows."""
-        return max(1, visits // self.batch_size)
+        return max(1, visits // self._plan.step_rows)
 
     def ends_epoch(self, step: int) -> bool:
-        """Return True if a later step begins an epoch."""
-        return self._window.last and step - self._step == self.steps_left(self._step)
+        """Return True if a step begins an epoch."""
+        return self._window.last and step == self._end
 
     def rows_before(self, step: int) -> int:
-        """Return the rows visited before a step of the window, or before the step after the window."""
-        if step > self._step and self.ends_epoch(step):
-            return self._rows_before + len(self._order) - self._at
-        return self._rows_before + (step - self._step) * self.batch_size
+        """Return the rows visited before a step."""
+        return self._rows_before + self._batches.rows_before(step - self._step)
 
     def visit(self, step: int, count: int) -> Steps:
         """Return (order, starts, stops, rows) of the next `count` steps, from `step` on."""
-        starts = self._at + self.batch_size * np.arange(count)
-        stops = starts + self.batch_size
-        if self.ends_epoch(step + count):
-            stops[-1] = len(self._order)
-        return self._order, starts, stops, (stops - starts).astype(np.float64)
+        return self._batches.visit(step - self._step, count)
 
-    def cached(self, step: int, count: int, rates: tuple[float, float]) -> Chunk | None:
+    def cached(self, step: int, count: int, rates: tuple[float, float]) -> None:
         """Return no chunk: none recurs."""
-        return None
 
     def advance(self, step: int) -> None:
-        """Go on to a step of the window, or to the step after; ValueError after an epoch of weight 0."""
-        ends = self.ends_epoch(step)
-        self._pass_over(step)
-        if ends:
+        """Go on to a step; ValueError after an epoch of weight 0."""
+        if self.ends_epoch(step):
             self._epochs += 1
             if not self._weighs:
                 raise ValueError(f"the weights of epoch {self._epochs} are all zero")
-            self.rows, self._epoch_rows = self._epoch_rows, 0
-            self._rows_before = self._epochs * self.rows  # a training that is resumed did not know that
-
-    def _pass_over(self, step: int) -> None:
-        rows = self.rows_before(step) - self._rows_before
-        if not self._weighs:
-            self._weighs = bool(self.data.weights[self._order[self._at : self._at + rows]].any())
-        self._at, self._step = self._at + rows, step
-        self._rows_before, self._epoch_rows = self._rows_before + rows, self._epoch_rows + rows
+            self.rows = self._epoch_rows
+            # A training that is resumed did not know that.
+            self._rows_before = self._epochs * self.rows - self._window.rows
 
 
 # --- tables of Arrow's, with a communicator ---

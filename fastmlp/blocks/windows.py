@@ -1,7 +1,7 @@
 """Windows of rows, filled from blocks by a thread while the window before is trained on.
 
-A window is an ordinary `Data`. At most two windows are in memory, the used window and the next. Rows without
-a whole batch at a window's end are carried to the head of the next window, so batches are those of an array.
+A window is an ordinary `Data` of whole batches, so batches are those of an array. At most two windows are in
+memory, the used window and the next.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Block(NamedTuple):
 
 
 class Window:
-    """Rows in memory, behind the rows carried from the window before.
+    """Rows in memory, whole batches but for an epoch's last.
 
     first, last : True at an epoch's beginning, or end
     """
@@ -54,36 +54,39 @@ class Window:
         n_in: int,
         n_out: int,
         rows: int,
-        room: int,
+        batch: int,
         dtype: np.dtype[Any],
         most_bytes: int | None = None,
         scale: float | None = None,
     ) -> None:
-        """Make an empty window for so many rows, with `room` for a batch before.
+        """Make an empty window for so many rows, and for a single last row beside them.
 
-        most_bytes : of sparse rows, ends the window early, but for a batch; None for no bound
+        rows : a multiple of `batch`, or all rows
+        most_bytes : of sparse rows; the batch that reaches the bound ends the window. None for no bound
         scale : of kept bytes; None for numbers of the dtype
         """
-        self._scale = scale
+        self._scale, self._batch = scale, batch
         self._most_bytes, self._bytes = most_bytes, 0
-        self._room, self._most, self._carried, self.rows = room, rows, 0, 0
-        self._targets, self._weights = np.empty((room + rows, n_out), dtype), np.empty(room + rows, dtype)
-        self._inputs = None if sparse else np.empty((room + rows, n_in), dtype if scale is None else np.uint8)
+        self._most, self.rows, room = rows, 0, rows + 1
+        self._targets, self._weights = np.empty((room, n_out), dtype), np.empty(room, dtype)
+        self._inputs = None if sparse else np.empty((room, n_in), dtype if scale is None else np.uint8)
         self._sparse_blocks: list[SparseRows] = []
         self.first = self.last = False
 
     def taking(self, block: Block, start: int) -> int:
         """Return the number of rows from `start` on with room in the window."""
         rows = min(self._most - self.rows, len(block.targets) - start)
-        if self._most_bytes is None:
+        if self._most_bytes is None or not rows:
             return rows
+        if self._bytes >= self._most_bytes:
+            return min(rows, -self.rows % self._batch)
         held = self._bytes + bytes_up_to(block, start, start + rows)
-        within = int(np.searchsorted(held, self._most_bytes, side="right"))
-        return min(rows, max(within, self._room - self.rows))
+        reached = self.rows + 1 + int(np.searchsorted(held, self._most_bytes))
+        return min(rows, reached + -reached % self._batch - self.rows)
 
     def put(self, block: Block, start: int, stop: int, scale: float) -> None:
         """Append some rows of a block."""
-        at = slice(self._room + self.rows, self._room + self.rows + stop - start)
+        at = slice(self.rows, self.rows + stop - start)
         if self._inputs is None:
             self._sparse_blocks.append(block.inputs[start:stop])
             self._bytes += int(bytes_up_to(block, start, stop)[-1])
@@ -97,20 +100,10 @@ class Window:
         self._targets[at], self._weights[at] = block.targets[start:stop], block.weights[start:stop]
         self.rows += stop - start
 
-    def carry(self, left: Data) -> None:
-        """Put rows before the window's rows."""
-        self._carried = len(left.weights)
-        at = slice(self._room - self._carried, self._room)
-        if self._inputs is None:
-            self._sparse_blocks.insert(0, left.inputs)  # type: ignore[arg-type]
-        else:
-            self._inputs[at] = left.inputs.numbers if isinstance(left.inputs, ByteRows) else left.inputs
-        self._targets[at], self._weights[at] = left.targets, left.weights
-
     @property
     def data(self) -> Data:
         """All rows."""
-        at = slice(self._room - self._carried, self._room + self.rows)
+        at = slice(self.rows)
         inputs: Inputs | ByteRows
         if self._inputs is None:
             self._sparse_blocks = [stacked(self._sparse_blocks)]
@@ -123,7 +116,7 @@ class Window:
 
     def empty(self) -> None:
         """Forget the rows."""
-        self.rows = self._carried = self._bytes = 0
+        self.rows = self._bytes = 0
         self._sparse_blocks.clear()
 
 
@@ -137,7 +130,7 @@ def bytes_up_to(block: Block, start: int, stop: int) -> NDArray[np.int64]:
 
 
 WINDOW_BYTES = 1 << 25
-"""Bytes of a window by default: two windows and carried rows are a training's memory for rows.
+"""Bytes of a window by default: two windows are a training's memory for rows.
 
 Kept bytes are counted as numbers, and take a quarter: a window of 8 MiB stays in the cache, unlike 32 MiB,
 and an epoch was 4 % shorter (784-128-10, batch 128).
@@ -158,7 +151,7 @@ class RowFormat(NamedTuple):
     scale : the factor of X
     targets : targets(y, rows, dtype) gives a block's y as a clean (rows, n_out) array
     batch_size : rows of a batch
-    window : rows to a window, at least a batch's; None for WINDOW_BYTES
+    window : rows to a window, rounded up to whole batches; None for WINDOW_BYTES
     class_weights : class_weights(y) gives factors of rows' weights, or None
     blocks : of the network's inputs, see `Network.blocks`
     """
@@ -238,7 +231,7 @@ class Windows:
             self._ready.put(error)
 
     def _fill_epoch(self, epoch: int) -> None:
-        rows, block, at = 0, None, 0
+        rows, at, ahead = 0, 0, None
         with contextlib.closing(self._blocks(epoch)) as blocks:
             block = next(blocks, None)
             if block is None:
@@ -248,14 +241,18 @@ class Windows:
             window = self._window(block)
             window.first = True
             while block is not None:
-                if not (take := window.taking(block, at)):
+                take = window.taking(block, at)
+                if not take and at == len(block.targets) - 1:
+                    ahead = next(blocks, None)
+                    take = int(ahead is None)  # a single last row may have to join the batch before
+                if take:
+                    window.put(block, at, at + take, self.row_format.scale)
+                    rows, at = rows + take, at + take
+                else:
                     self._ready.put(window)
                     window = self._window(block)
-                    continue
-                window.put(block, at, at + take, self.row_format.scale)
-                rows, at = rows + take, at + take
                 if at == len(block.targets):
-                    block, at = next(blocks, None), 0
+                    block, at, ahead = ahead or next(blocks, None), 0, None
         if self.rows is not None and rows != self.rows:
             raise ValueError(
                 f"epoch {epoch + 1} has {rows} rows in its {self._what}blocks, and {self.rows} are required"
@@ -285,6 +282,7 @@ class Windows:
         if rows is None:
             of_a_row = dtype.itemsize * (n_out + 1) + (8 if sparse else dtype.itemsize * n_in)
             rows = max(batch, WINDOW_BYTES // of_a_row)
+        rows += -rows % batch
         if self.rows is not None:
             rows, batch = min(rows, self.rows), min(batch, self.rows)
         try:

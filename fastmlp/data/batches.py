@@ -45,7 +45,8 @@ class Batches:
 
     Rows in memory are a single window with all steps; `fastmlp.blocks` has several windows.
 
-    orders : None for rows in natural order; before : earlier epochs, not counted here
+    orders : None for rows in natural order; window : the window's number in the epoch, for orders
+    before : earlier epochs, not counted here
     joins : see `batches_of`; microbatch : see `Chunk`; most : the most rows taken together
     """
 
@@ -57,6 +58,7 @@ class Batches:
         joins: bool = False,
         microbatch: int = 0,
         before: int = 0,
+        window: int = 0,
     ) -> None:
         self.rows, self.epoch_step = rows, 0
         self.batch_size, self.microbatch = batch_size, microbatch
@@ -64,7 +66,7 @@ class Batches:
         self.most = max(batch_size, rows - (self.per_epoch - 1) * batch_size)
         if microbatch:
             self.most = microbatch + joins
-        self.orders, self._before = orders, before
+        self.orders, self._before, self._window = orders, before, window
         self._first = 0  # the epoch of the first row of _orders
         if orders is not None:
             self._orders = np.empty((0, rows), np.int64)
@@ -114,7 +116,7 @@ class Batches:
         if held <= last - first:  # else nothing is copied: an epoch of 10 million rows takes many chunks
             grown = np.empty((last + 1 - first, self.rows), np.int64)
             grown[:held] = orders
-            self.orders.draw(self._before + first + held, grown[held:])
+            self.orders.draw(self._before + first + held, grown[held:], self._window)
             orders = grown
         self._orders, self._first = orders, first
         return orders.reshape(-1), *steps

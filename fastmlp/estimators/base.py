@@ -351,9 +351,9 @@ class Perceptron(Joint, Parameters, Fitted):
             if stream is None:
                 run = yield training
             else:  # windows are filled for this fit alone
-                from fastmlp.blocks.training import window_batches
+                from fastmlp.blocks.training import WindowBatches
 
-                run = finished(training.begun(window_batches(plan, *stream)))
+                run = finished(training.begun(WindowBatches(*stream, plan)))
             interrupted = run.interrupted
         except KeyboardInterrupt as interrupt:  # a second Ctrl-C, or a callback's own
             if interrupt.__context__ is not None:  # an error came after the first

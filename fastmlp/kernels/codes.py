@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastmlp.model.activations import ACTIVATIONS
 from fastmlp.model.custom import Component
 from fastmlp.model.losses import LOSSES
-from fastmlp.model.operations import KINDS, FusedChain, Kind
+from fastmlp.model.operations import INPUTS, KINDS, FusedChain, Kind, Operation
 from fastmlp.model.optimizers import RULES
 
 MOST_CODES = 1024
@@ -62,16 +62,46 @@ class Codes:
         return self._entries[code]
 
 
+class OperationFile(NamedTuple):
+    """A file of `fastmlp.kernels.program.operations`; key : its name"""
+
+    key: str
+
+
+COPIES = ("copy", "concatenate", "members")
+"""Kinds whose outputs are the numbers of their sources."""
+
+
+def file_of_kind(kind: Kind) -> str:
+    """Return the file of a kind: one for all copies and formulas of a row, else the kind's own."""
+    is_formula = kind.layer is not None and not kind.state
+    return "row_formula" if is_formula or kind.name in (*COPIES, "own") else kind.name
+
+
+def file_of(operation: Operation) -> str:
+    """Return the file with what an operation does."""
+    if operation.is_fused:
+        return "fused_chain"
+    reads_inputs = operation.sources[0] == INPUTS and not operation.is_dense
+    return "inputs" if reads_inputs else file_of_kind(operation.kind)
+
+
+FILES = {
+    name: OperationFile(name)
+    for name in dict.fromkeys(("inputs", "fused_chain", *map(file_of_kind, KINDS.values())))
+}
+"""The files of operations by name: a new kind without a formula of a row has a file of its own."""
+
 ACTIVATION_CODES = Codes("activation", ACTIVATIONS)
 LOSS_CODES = Codes("loss", LOSSES)
 RULE_CODES = Codes("rule", RULES)
 OPERATION_CODES = Codes("operation", KINDS)
-BY_KIND = {codes.kind: codes for codes in (ACTIVATION_CODES, LOSS_CODES, RULE_CODES, OPERATION_CODES)}
+FILE_CODES = Codes("file", FILES)
+BY_KIND = {
+    codes.kind: codes for codes in (ACTIVATION_CODES, LOSS_CODES, RULE_CODES, OPERATION_CODES, FILE_CODES)
+}
 
 IDENTITY, RELU, SIGMOID, SOFTMAX = map(list(ACTIVATIONS).index, ("identity", "relu", "sigmoid", "softmax"))
-DENSE, COPY, CONCATENATE, ADD, ACTIVATION, BATCH_NORM, FIXED_NORM, MEMBERS = map(
-    list(KINDS).index,
-    ("dense", "copy", "concatenate", "add", "activation", "batch_norm", "fixed_norm", "members"),
-)
+DENSE = list(KINDS).index("dense")
 SGD = list(RULES).index("sgd")
 """Codes with branches of their program."""

@@ -171,7 +171,7 @@ def is_blocked(rows: int, n_in: int, n_out: int, itemsize: int, large: int, many
 SYMBOL = "fastmlp:tuned"
 """The symbol of the array of values in machine code; the loader defines the symbol."""
 
-VALUES = np.array([one.usual for one in TABLE.values()], np.int64)
+VALUES = np.array([constant.usual for constant in TABLE.values()], np.int64)
 """The current values, in the order of the table."""
 
 INDICES = {name: index for index, name in enumerate(TABLE)}
@@ -186,9 +186,9 @@ def take(values: Mapping[str, int]) -> None:
     """Set constants by name, while no program runs; unknown names and values are ignored."""
     # Programs read the array without any order: threads of later programs start after this, or take Python's
     # lock.
-    for name, one in values.items():
-        if name in TABLE and one in TABLE[name].values:
-            VALUES[INDICES[name]] = one
+    for name, value in values.items():
+        if name in TABLE and value in TABLE[name].values:
+            VALUES[INDICES[name]] = value
 
 
 @contextlib.contextmanager

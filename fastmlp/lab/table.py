@@ -210,7 +210,7 @@ def explained(row: StepRow, budget: float, clock: str) -> tuple[str | None, list
         names, missing = [*reasons], {name: f"not here: {why}" for name, why in reasons.items() if why}
         chosen = next((name for name in names if name not in missing and not is_reference(name)), None)
     else:
-        estimates = {one.name: one.seconds for one in field(row.work()).found}
+        estimates = {one.name: one.seconds for one in field(row.work()).candidates}
         names, chosen = ["reference", *variants()], min(estimates, key=estimates.__getitem__)
     found: dict[str, Measurement | Wrong | str] = dict(missing)
     of_threads: dict[int, list[str]] = {}

@@ -21,7 +21,6 @@ from fastmlp.model.embeddings import Embedding, Grouped
 from fastmlp.model.gates import ScaleShift
 from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.layers import Dense
-from fastmlp.model.norms import BatchNorm
 from fastmlp.model.part import LAYERS, Part, parameters_of, row_function_of
 from fastmlp.model.rules import StepRule
 
@@ -103,7 +102,6 @@ KINDS = {
         *(Kind(name) for name in ("dense", "copy", "activation", "members", "concatenate")),
         *(Kind(one.kind, one) for one in LAYERS.values() if one.formula or one.state),
         Kind("scale_shift", ScaleShift),
-        Kind("fixed_norm", BatchNorm),  # a batch norm in predictions
         *(Kind(one.kind) for one in BLOCKS.values() if one.kind),
         Kind(Grouped.kind),
         Kind("own"),

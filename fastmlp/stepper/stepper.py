@@ -175,7 +175,7 @@ class Stepper(Intake):
     optimizer : Optimizer
     backend : str
         The name of the backend; for "auto" the name of the choice.
-    parameters : (P,) floating, all weights and biases in one vector (see `fastmlp.model.layout`)
+    parameters : (P,) floating, all weights and biases in a vector (see `fastmlp.model.layout`)
         Writable, like `gradients` and `moments`: the next call reads the present numbers.
     gradients : (P,) floating, of the loss alone, overwritten by `backward`; unchanged by `step`
     moments : (m, P) floating, the optimiser's m numbers for each parameter
@@ -256,7 +256,7 @@ class Stepper(Intake):
         Parameters
         ----------
         X : (rows, n_in) array, of the stepper's dtype, or sparse matrix of SciPy's
-        y : (rows, n_out) array, of the same dtype; also (rows,) of one output, of all quantiles, or of
+        y : (rows, n_out) array, of the same dtype; also (rows,) of a single output, of all quantiles, or of
             integer class labels 0..n_out-1 for cross_entropy; with heads a dict of targets
         sample_weight : (rows,) array of the same dtype, at least 0, optional
 
@@ -392,7 +392,7 @@ class Stepper(Intake):
 
     @property
     def parameters(self) -> Array:
-        """All weights and biases in one vector (P,); see `fastmlp.model.layout`."""
+        """All weights and biases in a vector (P,); see `fastmlp.model.layout`."""
         return self._state.parameters
 
     @parameters.setter

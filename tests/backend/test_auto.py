@@ -170,7 +170,7 @@ def test_a_variant_of_a_user_s_is_taken_where_it_says_that_it_is_fastest(on_disk
 def test_what_auto_changes_between_has_the_same_bits():
     exact = [one.name for one in auto.field(work(1000)).exact]
     assert exact == ["fused", "specialized"]
-    assert "baseline" not in [one.name for one in auto.field(work(1)).found]
+    assert "baseline" not in [one.name for one in auto.field(work(1)).candidates]
     assert all(isinstance(choice, Variant) for choice in registry.choices().values())
 
 

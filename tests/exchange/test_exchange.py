@@ -51,7 +51,7 @@ def test_one_formula_holds_every_operation_of_one_element():
 
 def test_the_lists_of_layers_have_all_kinds_of_operations():
     found = {one.kind.name for case in LAYERED for one in model(case, np.float32).network.operations}
-    assert found == {*KINDS} - {"fixed_norm"} - OF_BLOCKS  # the first is of predictions alone
+    assert found == {*KINDS} - OF_BLOCKS
 
 
 @quick(30)

@@ -43,7 +43,7 @@ def test_a_function_is_named_by_the_first_variant_with_the_same_functions_in_rea
     for name in ("bias_gradient-kernels.variants.tiled", "penalties-kernels.variants.tiled"):
         assert name in lazy.makers
     assert "penalties-kernels.variants.fused" not in lazy.makers, "no slot of fused is in its reach"
-    assert "layer_step-kernels.variants.fused" in lazy.makers, "the weight gradient is in its reach"
+    assert "operation_gradient-kernels.variants.fused" in lazy.makers, "the weight gradient is in its reach"
     names = [Program(one.VARIANT).source("predict").name for one in (fused, specialized)]
     assert names == ["predict-kernels.variants.fused"] * 2, "a variant without slots has its base's"
 
@@ -58,8 +58,8 @@ def test_what_a_users_function_is_in_reach_of_is_marked():
     source = Program(own).source("train_chunk")
     assert source.name == "train_chunk-own~"
     added = {name.partition("-")[0] for name in {*lazy.makers} - before if store.UNKEPT in name}
-    assert {"bias_gradient", "weights_step"} <= added
-    assert not {"affine", "rows_forward"} & added
+    assert {"bias_gradient", "operation_gradient", "form_gradient"} <= added
+    assert not {"affine", "operation_forward"} & added
 
 
 def test_a_variant_of_the_packages_functions_alone_is_not_taken_for_the_packages():

@@ -1,5 +1,6 @@
 """The recipes of docs/architecture.md: each puts lines into so many files, and what it added trains."""
 
+import inspect
 import os
 import re
 import shutil
@@ -11,8 +12,11 @@ from support.processes import python
 from support.selection import PROGRAMS, matrix
 
 import fastmlp
+from fastmlp.kernels.program import row_templates, weight_templates
 
 PACKAGE = Path(fastmlp.__file__).parent
+
+PAGE = pages.text_of("docs/architecture.md")
 
 RECIPE = re.compile(r"^### (?P<what>[^:\n]*): (?P<files>\d+) files?\n(?P<body>.*?)(?=^##|\Z)", re.M | re.S)
 BLOCK = re.compile(
@@ -199,7 +203,7 @@ def cooked(folder):
     """Follow all recipes in a copy of the package; return, by recipe, how many files it said and touched."""
     pages.copy(PACKAGE, folder / "fastmlp")
     counts = {}
-    for recipe in RECIPE.finditer(pages.text_of("docs/architecture.md")):
+    for recipe in RECIPE.finditer(PAGE):
         touched = set()
         for block in BLOCK.finditer(recipe["body"]):
             path = folder / block["file"]
@@ -219,6 +223,12 @@ def cooked(folder):
     return counts
 
 
+def test_the_page_shows_the_walk_over_operations():
+    shown = re.search(r"^## The walk over operations\n.*?```python\n(.*?)```", PAGE, re.M | re.S)[1]
+    walks = row_templates.rows_forward, row_templates.rows_backward, weight_templates.weights_step
+    assert shown.partition("\n")[2] == "\n\n".join(map(inspect.getsource, walks))
+
+
 PLACES = {
     "An activation": 2,
     **dict.fromkeys(
@@ -227,7 +237,7 @@ PLACES = {
     "A loss": 2,
     "A likelihood of three outputs": 2,
     "An optimiser with three moments": 2,  # one of them is the reference
-    "A block of inputs": 3,
+    "A block of inputs": 2,
     "A format of exports": 2,
     "A backend": 1,
     "An option of a training": 3,

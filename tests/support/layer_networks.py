@@ -41,6 +41,9 @@ LISTS = {
     "Residual": [Dense(11, "relu"), BLOCK, BLOCK, Dense(OUTPUTS)],
     "Add": [Dense(11, "relu", name="low"), Dense(11, "tanh"), Add("low"), "gelu", Dense(OUTPUTS)],
     "Add twice": [Dense(11, "silu", name="low"), Add("low"), Add("low"), Dense(OUTPUTS)],
+    "a sum in place, whose other source has a later reader": [
+        Dense(9, "tanh", name="low"), Dense(9), Add("low"), Concatenate("low"), Dense(OUTPUTS),
+    ],
     "Concatenate": [Dense(11, "tanh", name="low"), Dense(5, "relu"), Concatenate("low"), Dense(OUTPUTS)],
     "Activate": [Dense(11), LayerNorm(), Activate("elu"), Dense(OUTPUTS)],
     "BatchNorm": [Dense(11, "relu"), BatchNorm(), Dense(OUTPUTS)],

@@ -150,13 +150,15 @@ def processor() -> tuple[str, str, str]:
     name = os.environ.get("NUMBA_CPU_NAME") or binding.get_host_cpu_name()
     features = os.environ.get("NUMBA_CPU_FEATURES", "" if name.lower() == "generic" else None)
     if features is None:
-        found = binding.get_host_cpu_features()
+        host_features = binding.get_host_cpu_features()
         # Numba's own list of processors whose virtual machines report AVX and do not support it.
         without = {"corei7-avx", "core-avx-i", "sandybridge", "ivybridge", "nocona"}
         enabled = os.environ.get("NUMBA_ENABLE_AVX")
         if int(enabled) == 0 if enabled else name in without:
-            found.update(dict.fromkeys((feature for feature in found if feature.startswith("avx")), False))
-        features = found.flatten()
+            host_features.update(
+                dict.fromkeys((feature for feature in host_features if feature.startswith("avx")), False)
+            )
+        features = host_features.flatten()
     return binding.get_process_triple(), name, features
 
 
@@ -191,8 +193,8 @@ def level() -> str | None:
     there = has_features()
     met = [
         name
-        for name, one in LEVELS.items()
-        if processor()[0].startswith(one.triples) and there >= one.features
+        for name, level in LEVELS.items()
+        if processor()[0].startswith(level.triples) and there >= level.features
     ]
     if named is not None and named not in met:
         raise ValueError(
@@ -208,8 +210,8 @@ def target() -> tuple[str, str, str]:
     if name is None:
         return processor()
     _, cpu, features, beyond = LEVELS[name]
-    found = features if _given else features | beyond & has_features()
-    return processor()[0], cpu, ",".join(f"+{one}" for one in sorted(found))
+    wanted = features if _given else features | beyond & has_features()
+    return processor()[0], cpu, ",".join(f"+{feature}" for feature in sorted(wanted))
 
 
 @functools.cache

@@ -127,20 +127,20 @@ def emit_row(units, read, rows, fixed, numbers=(), known=()):
     last = max([*(loop_of[id(expression)] for expression, _ in rows), *reductions], default=-1)
     for loop in range(last + 1):
         nodes = list(reductions.get(loop, {}).values())
-        found = {id(node): units.reduction(node.operation) for node in nodes}
+        reduced = {id(node): units.reduction(node.operation) for node in nodes}
         ends = rows if loop == last else ()
         for expression in (*(node.operands[0] for node in nodes), *(expression for expression, _ in ends)):
             emit_numbers(expression, fixed, known)
 
-        def body(unit, mask, nodes=nodes, found=found, ends=ends):
-            values, here = {**fixed, **read(unit, mask)}, dict(known)
+        def body(unit, mask, nodes=nodes, reduced=reduced, ends=ends):
+            values, known_here = {**fixed, **read(unit, mask)}, dict(known)
             for node in nodes:
-                found[id(node)].take(unit, mask, node.operands[0].on_numbers(values, here))
+                reduced[id(node)].take(unit, mask, node.operands[0].on_numbers(values, known_here))
             for expression, write in ends:
-                write(unit, mask, expression.on_numbers(values, here))
+                write(unit, mask, expression.on_numbers(values, known_here))
 
         units.over(body)
-        known.update((key, reduction.whole()) for key, reduction in found.items())
+        known.update((key, reduction.whole()) for key, reduction in reduced.items())
     for expression in numbers:
         expression.on_numbers(fixed, known)
     return known

@@ -44,13 +44,13 @@ def chain_of(entry, output, by_a, a):
     by_a : by the logit already where the entry is by_logit; for softmax less the row's sum of a * by_a
     output : the code of the output's activation, an integer `Symbol`
     """
-    found = by_a
+    result = by_a
     if not entry.by_logit:
         for code, activation in enumerate(ACTIVATIONS.values()):
             if activation.name in entry.outputs and activation.name != "identity":
                 new = by_a * a if code == SOFTMAX else activation.backward(by_a, a=a)
-                found = where(output.equals(code), new, found)
-    return found
+                result = where(output.equals(code), new, result)
+    return result
 
 
 @of_code("loss")
@@ -76,8 +76,8 @@ def _number_of(fact):
     @intrinsic
     def number(typing_context, loss):
         if literal(loss):
-            found = INT(fact(LOSS_CODES[loss.literal_value]))
-            return types.int64(loss), lambda context, builder, signature, values: found
+            constant = INT(fact(LOSS_CODES[loss.literal_value]))
+            return types.int64(loss), lambda context, builder, signature, values: constant
 
     return number
 

@@ -228,15 +228,15 @@ def jittable(formula):
     """
     hints = typing.get_type_hints(formula)
     expected = [hints.get(name, float) for name in inspect.signature(formula).parameters]
-    given = hints.get("return", float if float in expected else int)
-    several = typing.get_args(given)
+    hint = hints.get("return", float if float in expected else int)
+    several = typing.get_args(hint)
 
     def call(typing_context, *kinds):
         def emit(context, builder, signature, values):
-            found = formula(*(Symbol(builder, value) for value in values))
+            results = formula(*(Symbol(builder, value) for value in values))
             if not several:
-                return found.value
-            return context.make_tuple(builder, signature.return_type, [symbol.value for symbol in found])
+                return results.value
+            return context.make_tuple(builder, signature.return_type, [symbol.value for symbol in results])
 
         if not all(isinstance(kind, ABSTRACT[hint]) for kind, hint in zip(kinds, expected)):
             return None
@@ -244,7 +244,7 @@ def jittable(formula):
         if len(floats) > 1:
             return None
         concrete = {int: types.intp, bool: types.boolean, float: next(iter(floats), None)}
-        result = types.Tuple([concrete[one] for one in several]) if several else concrete[given]
+        result = types.Tuple([concrete[kind] for kind in several]) if several else concrete[hint]
         return result(*(concrete[hint] for hint in expected)), emit
 
     made = intrinsic_like(formula, call)

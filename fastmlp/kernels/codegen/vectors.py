@@ -427,8 +427,8 @@ def of_arrays(emit, result="none", operand=operand, make=intrinsic):
         taken = [*map(types.unliteral, kinds)]
 
         def code(context, builder, signature, values):
-            found = emit(*(operand(context, builder, *pair) for pair in zip(taken, values, strict=True)))
-            return context.get_dummy_value() if result == "none" else getattr(found, "value", found)
+            value = emit(*(operand(context, builder, *pair) for pair in zip(taken, values, strict=True)))
+            return context.get_dummy_value() if result == "none" else getattr(value, "value", value)
 
         return getattr(types, result)(*taken), code
 
@@ -454,22 +454,23 @@ def of_code(kind, results=1, operand=operand):
     def decorate(write):
         def call(typing_context, code, *kinds):
             taken = [*map(types.unliteral, kinds)]
-            like = (
-                next((one for one in taken if isinstance(one, types.Float)), None) if results else types.none
-            )
+            floats = [each for each in taken if isinstance(each, types.Float)]
+            like = next(iter(floats), None) if results else types.none
             if not literal(code) or like is None:
                 return None
             if results:
-                taken = [like if isinstance(one, types.Float) else one for one in taken]
+                taken = [like if isinstance(each, types.Float) else each for each in taken]
 
             def emit(context, builder, signature, values):
-                given = (operand(context, builder, *pair) for pair in zip(taken, values[1:], strict=True))
-                found = write(BY_KIND[kind][code.literal_value], *given)
+                operands = (operand(context, builder, *pair) for pair in zip(taken, values[1:], strict=True))
+                written = write(BY_KIND[kind][code.literal_value], *operands)
                 if results == 0:
                     return context.get_dummy_value()
                 if results == 1:
-                    return found.value
-                return context.make_tuple(builder, signature.return_type, [symbol.value for symbol in found])
+                    return written.value
+                return context.make_tuple(
+                    builder, signature.return_type, [symbol.value for symbol in written]
+                )
 
             result = types.UniTuple(like, results) if results > 1 else like
             return result(code, *taken), emit

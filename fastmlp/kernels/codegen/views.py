@@ -105,11 +105,11 @@ def _viewing(ndim, layout="C"):
             result = types.Array(dtype, ndim, layout)
 
             def emit(context, builder, signature, values):
-                given = [
+                operands = [
                     maker(context, builder, kind, value) if maker else Symbol(builder, value)
                     for maker, kind, value in zip(makers, kinds, values, strict=True)
                 ]
-                address, shape, *strides = write(*given)
+                address, shape, *strides = write(*operands)
                 return view(context, builder, result, address, [n.value for n in shape], *strides)
 
             return result(*(kind if maker else types.intp for kind, maker in zip(kinds, makers))), emit
@@ -147,6 +147,20 @@ def columns_of(array, start, count):
 def column_of(memory, start, offset, number, rows, units):
     """Return the units of a block's column, contiguous, as (rows, units); offset : of the block in a row"""
     return memory.at(start + (offset + number * units) * rows), [rows, units]
+
+
+@_viewing(1)
+def weights_of_column(array, block, column):
+    """Return the weights of a block's column in a flat vector of parameters or gradients, (n,)."""
+    length = (block.biases - block.weights) // block.columns
+    return array.at(block.weights + column * length), [length]
+
+
+@_viewing(1)
+def biases_of_column(array, block, column):
+    """Return the biases of a block's column in a flat vector of parameters or gradients, (n,)."""
+    length = (block.trained - block.biases) // block.columns
+    return array.at(block.biases + column * length), [length]
 
 
 @_viewing(2)

@@ -92,10 +92,10 @@ def constants_at(constants):
     build = constants.builder
     # Nothing writes to constants while a program runs. With the hint LLVM computes their functions once a chunk.
     never_changes = build.module.add_metadata([])
-    found = [constants[i] for i in range(ROOM_FOR_CONSTANTS)]
-    for number in found:
+    numbers = [constants[i] for i in range(ROOM_FOR_CONSTANTS)]
+    for number in numbers:
         number.value.set_metadata("invariant.load", never_changes)
-    return found
+    return numbers
 
 
 def arrays_of_step(entry, g, p, moments):
@@ -192,10 +192,10 @@ def squares_of(numbers):
     total = cgutils.alloca_once_value(build, ir.Constant(double, 0.0))
 
     def added(at, value, mask=None):
-        exact = some = v.load(v.shift(numbers.data, at * v.itemsize), mask)
+        exact = loaded = v.load(v.shift(numbers.data, at * v.itemsize), mask)
         if v.scalar != double:
-            exact = build.fpext(some, wide)
-        return fma(*(Symbol(build, one) for one in (exact, exact, value))).value
+            exact = build.fpext(loaded, wide)
+        return fma(*(Symbol(build, number) for number in (exact, exact, value))).value
 
     step = CHAINS * v.lanes
     with counted(build, count, TOGETHER * v.lanes) as start:
@@ -293,19 +293,21 @@ def penalty_of(l1, l2, w):
 def add_penalty_gradient(l1, l2, w, dw):
     """dw += l2 * w, then, where l1 > 0, l1 * sign(w); C-contiguous matrices, l1 and l2 of their dtype."""
     build, v = w.builder, Vectors(w.builder, w.dtype, host().vector_bytes)
-    first, second = (Symbol(build, v.zero).number(one) for one in (l1, l2))
+    first, second = (Symbol(build, v.zero).number(number) for number in (l1, l2))
 
     def each(add):
         def at(index, mask):
-            weights, gradients = (VectorArray(v, one.data, apart=v.itemsize, mask=mask) for one in (w, dw))
+            weights, gradients = (
+                VectorArray(v, array.data, apart=v.itemsize, mask=mask) for array in (w, dw)
+            )
             weight = weights[index]
             gradients[index] = add(with_decay(gradients[index], second, weight), weight)
 
         v.over(w.rows * w.columns, at)
 
-    with build.if_else((l1 > 0.0).value) as (both, one):
-        with both:
+    with build.if_else((l1 > 0.0).value) as (with_l1, without_l1):
+        with with_l1:
             sign = lambda weight: where(weight > 0.0, 1.0, where(weight < 0.0, -1.0, weight))
             each(lambda gradient, weight: gradient + first * sign(weight))
-        with one:
+        with without_l1:
             each(lambda gradient, weight: gradient)

@@ -8,9 +8,8 @@ Arrays are (units, LANES), and `sums` (3, LANES); lanes beyond the batch's last 
 are scaled before they are summed over units, because an element's loss may be near the greatest float.
 """
 
-# ruff: noqa: F821  (slots are bound later)
-
 from functools import partial
+from typing import TYPE_CHECKING
 
 from llvmlite import ir
 from numba import types
@@ -47,6 +46,10 @@ from fastmlp.kernels.codes import SOFTMAX
 from fastmlp.kernels.gemm.packing import transpose
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 
+if TYPE_CHECKING:
+    from fastmlp.kernels.variants.baseline import activate
+
+
 LANES = LOSS_ROWS
 """Rows of a part of the sum: a 512-bit vector of float32, two of float64."""
 
@@ -58,10 +61,10 @@ def _operand(context, builder, kind, value):
     """An argument for `batched`: vectors of a matrix's rows, a `Matrix` of a vector, a vector of a float, an integer."""
     if isinstance(kind, types.Float):
         return Symbol(builder, broadcast(builder, value, LANES))
-    found = operand(context, builder, kind, value)
+    argument = operand(context, builder, kind, value)
     if not isinstance(kind, types.Array) or kind.ndim == 1:
-        return found
-    return VectorArray(Vectors(builder, kind.dtype, LANES * found.itemsize), found.data, found.rows)
+        return argument
+    return VectorArray(Vectors(builder, kind.dtype, LANES * argument.itemsize), argument.data, argument.rows)
 
 
 batched = partial(of_arrays, operand=_operand)

@@ -57,13 +57,13 @@ def emit_strips(build, arguments, kinds, code):
     def copy(i, number):
         row, strips = v.shift(source, number * row_bytes), v.shift(target, i * (STRIP * v.itemsize))
         with counted(build, columns, STRIP) as j:
-            width, here = columns - j, v.shift(row, j * v.itemsize)
+            width, numbers = columns - j, v.shift(row, j * v.itemsize)
             strip = v.shift(strips, rows * j * v.itemsize)
 
             def move(mask_of):
                 for part in range(0, STRIP, v.lanes):
                     at, mask = part * v.itemsize, mask_of(part)
-                    v.store(v.load(v.shift(here, at), mask), v.shift(strip, at), mask)
+                    v.store(v.load(v.shift(numbers, at), mask), v.shift(strip, at), mask)
 
             with build.if_else((width >= STRIP).value) as (whole, edge):
                 with whole:

@@ -77,9 +77,9 @@ def terms_together(n_in: int, x_bytes: int):
 @compiled
 def rows_together(depth, x_row, delta_row):
     """Return the rows of a slice of a weight gradient's sums, from the bytes of two rows."""
-    both = x_row + delta_row
-    if depth * both > CACHED_BYTES and x_row <= ROW_BYTES:
-        return min(depth, max(HELD_BYTES // both, LEAST_TERMS))
+    row_bytes = x_row + delta_row
+    if depth * row_bytes > CACHED_BYTES and x_row <= ROW_BYTES:
+        return min(depth, max(HELD_BYTES // row_bytes, LEAST_TERMS))
     return depth
 
 

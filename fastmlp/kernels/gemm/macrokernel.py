@@ -142,8 +142,8 @@ def emit_product(build, arguments, kinds, code):
     o = Operands(*arguments)
     dtype = kinds[Operands._fields.index("rate")]
     itemsize, lanes = ITEMSIZE[dtype], MACHINE.vector_bytes // ITEMSIZE[dtype]
-    given = Symbol(build, build.icmp_unsigned("!=", o.start, NOTHING))
-    start_row = where(given, o.start_row, 0)
+    has_start = Symbol(build, build.icmp_unsigned("!=", o.start, NOTHING))
+    start_row = where(has_start, o.start_row, 0)
     # The distances between two rows in A and in the order.
     by_rows = o.kind.equals(KINDS.index("rows"))
     # By an order the next tile's rows are the order's next numbers; the pointer to A stays.
@@ -162,7 +162,7 @@ def emit_product(build, arguments, kinds, code):
                 call(build, copy, 0, copied(dtype), [source, o.panel, *shape, o.b_row, panel_row, o.rate])
         in_place = o.packing.equals(IN_PLACE)
         b = build.select(in_place.value, address(o.b, along), o.panel)
-        start = build.select(given.value, address(o.start, along), NOTHING)
+        start = build.select(has_start.value, address(o.start, along), NOTHING)
         # Only the first panel prefetches rows of A: the next panels find them in the cache.
         c, known = address(o.c, along), where(left.equals(0), o.known, 0)
         whole = columns.equals(vectors * lanes)
@@ -215,13 +215,13 @@ def write_product(v, o, end=stored, a_sums=None, spreads=False):
         most = min(MOST_HEIGHT, MACHINE.accumulators // (vectors + (a_sums is not None)))
 
         def stack(first, count, height):
-            given = Stack(
+            operands = Stack(
                 v.shift(o.a, o.a_row * first), NOTHING, b, v.shift(start, o.start_row * first),
                 v.shift(c, o.c_row * first), count, 0, o.depth, 0, o.a_row, o.a_step, o.b_row, o.start_row,
                 o.c_row, STORE, 0, 0,
             )  # fmt: skip
             emit_tiles(
-                v, "strided", height, vectors, given, o.start is not NOTHING, {STORE: end}, mask, fetches=False,
+                v, "strided", height, vectors, operands, o.start is not NOTHING, {STORE: end}, mask, fetches=False,
                 a_sums=a_sums and v.shift(a_sums, first * v.itemsize), spreads=spreads, turned=turned,
                 keeps_order=False,
             )  # fmt: skip

@@ -78,14 +78,14 @@ def multiples(build, stride, count):
     if isinstance(stride, int):
         return [stride * m for m in range(count)]
     hide = ir.FunctionType(INT, [INT])
-    found = [0]
+    distances = [0]
     for m in range(1, count):
         power = m & -m
         if power == 1:
-            found.append(Symbol(build, build.asm(hide, "", "=r,0", [(stride * m).value], False)))
+            distances.append(Symbol(build, build.asm(hide, "", "=r,0", [(stride * m).value], False)))
         else:
-            found.append(found[m // power] * power)
-    return found
+            distances.append(distances[m // power] * power)
+    return distances
 
 
 Stack = namedtuple(
@@ -163,17 +163,17 @@ def emit_tiles(
 
         def add(a, b, sums, k, terms=1):
             """The addresses of A and B after `terms` more terms, and the chains."""
-            here = column(k) if column else a
+            address = column(k) if column else a
             for i, row in enumerate(rows_of_b(b, terms)):
                 if a_sums is not None:
                     # A vector of ones as one more column of B: the product with it is the sum of A's row.
                     row.append(v.constant(1.0))
                 after = []
                 for m, distance in enumerate(distances):
-                    scalar = v.broadcast(v.shift(here, distance + o.a_step * i))
+                    scalar = v.broadcast(v.shift(address, distance + o.a_step * i))
                     totals = sums[m * len(row) : (m + 1) * len(row)]
-                    found = [v.fma(scalar, x, total) for x, total in zip(row, totals)]
-                    after += map(v.before_loads, found) if keeps_order and m + 1 < rows else found
+                    products = [v.fma(scalar, x, total) for x, total in zip(row, totals)]
+                    after += map(v.before_loads, products) if keeps_order and m + 1 < rows else products
                 sums = after
             b_step = terms * v.itemsize if turned else o.b_row
             return [v.shift(a, o.a_step * terms), v.shift(b, b_step), *sums]
@@ -315,8 +315,8 @@ def tiles_of(machine, kind):
         v = Vectors(build, kinds[-1], machine.vector_bytes)
         o = Stack(*arguments)
         rest = o.columns - (vectors - 1) * v.lanes
-        given = Symbol(build, build.icmp_unsigned("!=", o.start, ir.Constant(POINTER, None)))
-        started = given & o.finish.equals(GATE).negated()
+        has_start = Symbol(build, build.icmp_unsigned("!=", o.start, ir.Constant(POINTER, None)))
+        started = has_start & o.finish.equals(GATE).negated()
         decays = o.finish.equals(UPDATE) & o.l2.equals(0.0).negated()
         stack = o._replace(finish=where(decays, o.finish.number(DECAY), o.finish))
         ends = ends_of(v, kind, o.rate, o.l2)

@@ -48,17 +48,17 @@ def emit_pack(v, a, out, columns, rows, a_row, out_row):
     from L3, take 1.05 to 1.12 times as long. A fetch more a row costs a twentieth of a step where the matrix lies in L2;
     beyond L2 all lines are fetched: 64 x 1024 x 3000 reaches 0.87 of the peak with AVX2 in place of 0.71.
     """
-    panel, some = VECTORS * v.lanes * v.itemsize, max(2 * v.lanes * v.itemsize // LINE_BYTES, 1)
+    panel, ahead = VECTORS * v.lanes * v.itemsize, max(2 * v.lanes * v.itemsize // LINE_BYTES, 1)
     ends = [min(end, panel) for end in range(LINE_BYTES, panel + LINE_BYTES, LINE_BYTES)]
     far = rows * a_row >= BEYOND_L2_BYTES
     with counted(v.builder, rows) as i:
         source, target = v.shift(a, i * a_row), v.shift(out, i * out_row)
         following = v.shift(source, columns * v.itemsize)
         fetch = lambda end: fetch_line(v.builder, v.shift(following, end - 1))
-        for end in ends[:some]:
+        for end in ends[:ahead]:
             fetch(end)
         with v.builder.if_then(far.value):
-            for end in ends[some:]:
+            for end in ends[ahead:]:
                 fetch(end)
 
         def copy(j, mask):

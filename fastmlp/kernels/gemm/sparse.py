@@ -356,7 +356,7 @@ def emit_product(build, arguments, kinds, code):
 PRODUCT = emitted(f"sparse_product_{MACHINE.vector_bytes}", emit_product)
 
 
-def multiply(builder, dtype, **given):
+def multiply(builder, dtype, **fields):
     """Write a call of the product. given : fields of `Sums`; addresses that are not given are null, numbers 0."""
     zero = ir.Constant(FLOATS[dtype], 0.0)
     others = {
@@ -365,7 +365,7 @@ def multiply(builder, dtype, **given):
         "rate": zero,
         "l2": zero,
     }
-    call(builder, PRODUCT, 0, taken_by(dtype), Sums(**{**others, **given}))
+    call(builder, PRODUCT, 0, taken_by(dtype), Sums(**{**others, **fields}))
 
 
 @of_arrays

@@ -14,7 +14,7 @@ import itertools
 import sys
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numba
 import numpy as np
@@ -22,6 +22,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.np.numpy_support import from_dtype
 
 from fastmlp import checks
+from fastmlp.kernels.codes import FILE_CODES, FILES
 from fastmlp.kernels.jit import emission, lazy, store
 from fastmlp.kernels.jit.engine import compilers
 from fastmlp.kernels.jit.entries import ENTRY_POINTS, home_of, name_of
@@ -115,8 +116,7 @@ FLUSHING = (
 
 TEMPLATE_FILES = (
     *("step_templates", "step_numbers", "slots", "row_templates", "weight_templates", "sparse_templates"),
-    *("operation_templates", "input_templates", "output_templates", "pass_templates"),
-    *("whole_steps", "whole_templates"),
+    *("output_templates", "pass_templates", "whole_steps", "whole_templates"),
 )
 """The files of `fastmlp.kernels.program` with templates."""
 
@@ -126,6 +126,19 @@ TEMPLATES: dict[str, Function] = {
     for name, value in vars(module).items()
     if isinstance(value, types.FunctionType) and value.__module__ == module.__name__
 } | {name: vars(whole_templates)[name] for name in ("combined", "inner", "part_of", "scaled")}
+
+
+def _functions_of_files(slot: str) -> dict[str, Function]:
+    """Return by file the functions of operations that a slot calls; a file without one is left out."""
+    name = slot.removeprefix("operation_")
+    modules = {file: importlib.import_module(f"fastmlp.kernels.program.operations.{file}") for file in FILES}
+    return {file: vars(module)[name] for file, module in modules.items() if name in vars(module)}
+
+
+OPERATION_SLOTS = {
+    name: _functions_of_files(name) for name, entry in SLOT_FUNCTIONS.items() if entry.codes is FILE_CODES
+}
+"""The functions of operations, by slot and by file."""
 
 
 def functions_of(variant: Variant) -> dict[str, Function]:
@@ -166,6 +179,7 @@ def _called(functions: Mapping[str, Function]) -> set[str]:
             names = function.__code__.co_names
             called.update(names)
             pending += [_meant(name, function, functions) for name in names]
+            pending += _of_files(function).values()
     return called
 
 
@@ -218,9 +232,15 @@ def slot(variant: Variant, name: str) -> Function:
     return _linked[key]
 
 
+if TYPE_CHECKING:
+
+    def called(*arguments: Any) -> Any:
+        """Call the lazy function that `slot` binds."""
+
+
 def called_from_python(*arguments: Any) -> Any:
     """Call a lazy function from Python; by itself, only compiled code can call a lazy function."""
-    return called(*arguments)  # type: ignore[name-defined]  # noqa: F821  # bound by `slot`
+    return called(*arguments)
 
 
 _linked: dict[tuple[Any, ...], Any] = {}
@@ -259,17 +279,26 @@ def _link(function: Function, scope: Scope, inline: bool = False) -> Function:
     return made
 
 
+def _of_files(function: Any) -> Mapping[str, Function]:
+    """Return the functions of the files of operations that a slot of operations calls, by file."""
+    name = getattr(function, "__name__", "")
+    return OPERATION_SLOTS[name] if name in OPERATION_SLOTS and function is TEMPLATES[name] else {}
+
+
 def _lazy_function(name: str, function: Any, scope: Scope) -> Function:
     """Return the intrinsic that calls `function` as the lazy function `name` of the program
     (`SLOT_FUNCTIONS`).
 
-    A built-in function with a code is compiled for each code, as a constant. A function decorated by Numba
-    calls the functions named in its file, and keeps its options.
+    A built-in function with a code is compiled for each code, as a constant; a slot of operations is the
+    function of each file. A function decorated by Numba calls the functions named in its file, and keeps its
+    options.
     """
     plain = getattr(function, "py_func", function)
     decorated = plain is not function
     inner = {} if decorated else _inner(function, scope)
-    key = name, function, *_identities(inner)
+    of_files = _of_files(function)
+    linked = {file: _link(one, scope) for file, one in of_files.items()}
+    key = name, function, *_identities(inner), *_identities(linked)
     made = _linked_before(key, scope)
     if made is None:
         result, codes, constant = SLOT_FUNCTIONS[name]
@@ -277,11 +306,13 @@ def _lazy_function(name: str, function: Any, scope: Scope) -> Function:
         def of_code(code: int) -> Any:
             assert constant is not None
             assert codes is not None
-            coded = whole if decorated else _link(plain, scope, inline=_is_ours(plain))
             # In the next process the code may stand for another component, so our functions call lazy
             # functions by the key.
-            names, options = {"coded": coded, "CODE": code}, {**_settings(plain), **INNER}
-            of_key = _named(f"{name}.{codes[code].key}", scope)
+            of_key, options = _named(f"{name}.{codes[code].key}", scope), {**_settings(plain), **INNER}
+            if (of_file := of_files.get(codes[code].key)) is not None:
+                return _jitted(of_key, of_file, _inner(of_file, scope), emission.SHARED_TARGET, **options)
+            coded = whole if decorated else _link(plain, scope, inline=_is_ours(plain))
+            names = {"coded": coded, "CODE": code}
             return _jitted(of_key, constant, names, emission.SHARED_TARGET, **options)
 
         options = {**INNER, **_options(function)}
@@ -328,8 +359,8 @@ def _plain(function: Any) -> Any:
 
 def _options(function: Any) -> dict[str, Any]:
     """Return the options of Numba's decorator, if the function is decorated."""
-    given = getattr(function, "targetoptions", {})
-    return {name: value for name, value in given.items() if name != "nopython"}
+    options = getattr(function, "targetoptions", {})
+    return {name: value for name, value in options.items() if name != "nopython"}
 
 
 def _inner(function: Function, scope: Scope) -> dict[str, Function]:

@@ -107,7 +107,7 @@ def machine_code_of(library, symbol):
     """Return the machine code of a finished library."""
     module = library._final_module
     names = [*module.functions, *module.global_variables]
-    externals = {one.name for one in names if one.is_declaration and not one.name.startswith("llvm.")}
+    externals = {value.name for value in names if value.is_declaration and not value.name.startswith("llvm.")}
     return MachineCode(symbol, library._codegen._tm.emit_object(module), tuple(sorted(externals)))
 
 
@@ -115,14 +115,14 @@ NUMBERS = re.compile(r"(?<=B)\d+v\d+(?=B)|(?<=RecordILi)\d+")
 """Numbers in Numba's symbols: functions and types of records are numbered as a process meets them."""
 
 
-def difference(one, other):
+def difference(code, other):
     """Return the difference between two object files of a function in words; None if equal.
 
     Sections are compared byte by byte, but the tables of symbols: the length of Numba's numbers moves these.
     """
-    if [*map(_plain, one.externals)] != [*map(_plain, other.externals)]:
+    if [*map(_plain, code.externals)] != [*map(_plain, other.externals)]:
         return "a symbol that is called"
-    for left, right in itertools.zip_longest(_sections(one), _sections(other)):
+    for left, right in itertools.zip_longest(_sections(code), _sections(other)):
         if left != right:
             return f"section {(left or right)[0]}"
     return None
@@ -130,12 +130,12 @@ def difference(one, other):
 
 def _sections(code):
     """Return (name, size, content) of the sections; without content for zero-filled sections and symbols."""
-    found = []
+    sections = []
     for section in ObjectFileRef.from_data(code.object_code).sections():
         name = _plain((section.name() or b"").decode())
         if name not in ("", ".symtab", ".strtab"):
-            found.append((name, section.size(), None if "bss" in name else section.data()))
-    return found
+            sections.append((name, section.size(), None if "bss" in name else section.data()))
+    return sections
 
 
 def _plain(symbol):
@@ -147,10 +147,10 @@ def assembly_of(library):
     return library._codegen._tm.emit_assembly(library._final_module)
 
 
-def python_call(builder, name, result, *given):
+def python_call(builder, name, result, *values):
     """Emit a call of a function in `engine.PYTHON`, Python's C API."""
-    signature = ir.FunctionType(result, [one.type for one in given])
-    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), given)
+    signature = ir.FunctionType(result, [value.type for value in values])
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), values)
 
 
 def initialize_runtime():
@@ -188,10 +188,10 @@ class _Template(AbstractTemplate):
         """Return the signature of a call, or None."""
         args = tuple(map(types.unliteral, args))
         if args not in self.known:
-            found = self.definition(self.context, *args)
-            if found is None:
+            match = self.definition(self.context, *args)
+            if match is None:
                 return None
-            signature, emit = found
+            signature, emit = match
             key = f"{self.key} {id(emit)}"
             cpu_target.target_context.insert_func_defn([(emit, key, signature.args)])
             self.known[args] = self.known[signature.args] = signature, key
@@ -251,11 +251,11 @@ def _fetched_error(context, builder, status, raises):
     call = functools.partial(python_call, builder)
     call("PyErr_Fetch", VOID, kind, value, trace)
     call("PyErr_NormalizeException", VOID, kind, value, trace)
-    found = builder.load(value)
+    error = builder.load(value)
     has_trace = cgutils.is_not_null(builder, builder.load(trace))
-    with builder.if_then(builder.and_(has_trace, cgutils.is_not_null(builder, found))):
-        call("PyException_SetTraceback", INT32, found, builder.load(trace))
+    with builder.if_then(builder.and_(has_trace, cgutils.is_not_null(builder, error))):
+        call("PyException_SetTraceback", INT32, error, builder.load(trace))
     call("Py_DecRef", VOID, builder.load(kind))
     call("Py_DecRef", VOID, builder.load(trace))
     call("PyGILState_Release", VOID, gil)
-    return found
+    return error

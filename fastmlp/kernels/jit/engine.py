@@ -165,11 +165,11 @@ def _verify(name: str, key: str, code: MachineCode, compile_code: Callable[[], M
     """Compile again, and raise RuntimeError if the result differs from the code read."""
     with undisturbed():
         made = compile_code()
-    if found := _compiler().emission.difference(code, made):
+    if section := _compiler().emission.difference(code, made):
         file = store.file_name(name, key, "bin")
         raise RuntimeError(
             f"{store.VERIFY}: the machine code of {name!r} for {key!r} is not what its sources give, "
-            f"in {found}; it was read from {str(store.read_from[file] / file)!r}"
+            f"in {section}; it was read from {str(store.read_from[file] / file)!r}"
         )
 
 

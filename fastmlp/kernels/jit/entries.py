@@ -69,17 +69,17 @@ class Entries:
     def get(self, program: Program, dtype: str) -> Entry:
         """Return an entry point for networks of a NumPy dtype."""
         key = program, dtype
-        found = self._entries.get(key)
-        if found is None:
+        entry = self._entries.get(key)
+        if entry is None:
             with lock:
-                found = self._entries[key] = self._entries.get(key) or self._entry(program, dtype)
-                of_networks = [one for one in self._entries if not isinstance(one[0], str)]
+                entry = self._entries[key] = self._entries.get(key) or self._entry(program, dtype)
+                of_networks = [made for made in self._entries if not isinstance(made[0], str)]
                 if len(of_networks) > MOST_PROGRAMS:
                     del self._entries[of_networks[0]]
             if program == ENTRY_POINTS[0]:
                 # Its compilation has been announced, here or in another process; others take a second.
                 announced_programs.add(_in_words(self.variant.name, dtype))
-        return found
+        return entry
 
     def has(self, program: Program, dtype: str) -> bool:
         """Return whether an entry point is in this process, or on the disk."""

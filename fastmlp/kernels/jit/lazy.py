@@ -87,7 +87,7 @@ class FunctionRequest(NamedTuple):
         if self.key is not None:
             return (self.key,)
         if isinstance(self.codes, str):
-            return tuple(one.key for one in BY_KIND[self.codes].built_in_entries())
+            return tuple(entry.key for entry in BY_KIND[self.codes].built_in_entries())
         return tuple(map(str, makers[self.name].codes))
 
 
@@ -148,11 +148,11 @@ def lazy_function(
 
     add_maker(name, Maker(make))
 
-    def call(typing_context, *given):
+    def call(typing_context, *kinds):
         if codes is None:
-            arguments = compiled._compiler.fold_argument_types(given, {})[1]  # *others becomes one
+            arguments = compiled._compiler.fold_argument_types(kinds, {})[1]  # *others becomes one
             return result(*map(types.unliteral, arguments)), calling(name)
-        code, others = given[0], map(types.unliteral, given[1:])
+        code, others = kinds[0], map(types.unliteral, kinds[1:])
         if isinstance(code, types.IntegerLiteral):
             # The literal stays: Numba finds code generators by the types of arguments.
             return result(code, *others), calling(name, codes.kind, codes[code.literal_value].key)
@@ -222,24 +222,24 @@ def _stub(context, module, name, codes, signature, key):
     into, excinfo, *values = stub.args
     code = values.pop(0) if codes else INT(0)
     code = code if key is None else INT(0)
-    entry, first, failed, found = map(stub.append_basic_block, ("entry", "first", "failed", "found"))
+    entry, first, failed, ready = map(stub.append_basic_block, ("entry", "first", "failed", "found"))
 
     builder = ir.IRBuilder(entry)
     # A code beyond the table asks Python, which has the message; the cells are not read.
     valid = builder.icmp_unsigned("<", code, INT(cells.value_type.count))
     cell = builder.gep(cells, [INT(0), builder.select(valid, code, INT(0))])
     known = builder.select(valid, builder.load_atomic(cell, "acquire", 8), INT(0))
-    builder.cbranch(builder.icmp_unsigned("==", known, INT(0)), first, found)
+    builder.cbranch(builder.icmp_unsigned("==", known, INT(0)), first, ready)
 
     builder.position_at_end(first)
-    given = [builder.ptrtoint(request, INT), INT(request.value_type.count), code]
-    made = builder.call(_finder(context, module), [cell, *given])
-    builder.cbranch(builder.icmp_unsigned("==", made, INT(0)), failed, found)
+    wanted = [builder.ptrtoint(request, INT), INT(request.value_type.count), code]
+    made = builder.call(_finder(context, module), [cell, *wanted])
+    builder.cbranch(builder.icmp_unsigned("==", made, INT(0)), failed, ready)
 
     builder.position_at_end(failed)
     convention.return_exc(builder)
 
-    builder.position_at_end(found)
+    builder.position_at_end(ready)
     address = builder.phi(INT)
     address.add_incoming(known, entry)
     address.add_incoming(made, first)
@@ -260,10 +260,10 @@ def _finder(context, module):
     finder = ir.Function(module, ir.FunctionType(INT, [INT.as_pointer(), INT, INT, INT]), name)
     finder.linkage = "linkonce_odr"
     finder.attributes.add("noinline")
-    cell, *given = finder.args
+    cell, *request = finder.args
     builder = ir.IRBuilder(finder.append_basic_block("entry"))
     api = context.get_python_api(builder)
-    found = cgutils.alloca_once_value(builder, INT(0))
+    address_at = cgutils.alloca_once_value(builder, INT(0))
     # Python's own code expects subnormal numbers, which programs flush.
     before = normal_arithmetic(builder)
     # Programs run without Python's lock, and finding a function may import and compile.
@@ -272,12 +272,12 @@ def _finder(context, module):
     call = cgutils.get_or_insert_function(
         module, ir.FunctionType(POINTER, [POINTER, POINTER], var_arg=True), "PyObject_CallFunction"
     )
-    made = builder.call(call, [resolver, context.insert_const_string(module, "LLL"), *given])
+    made = builder.call(call, [resolver, context.insert_const_string(module, "LLL"), *request])
     with cgutils.if_likely(builder, cgutils.is_not_null(builder, made)):
-        builder.store(api.long_as_longlong(made), found)
+        builder.store(api.long_as_longlong(made), address_at)
         api.decref(made)
     emission.python_call(builder, "PyGILState_Release", emission.VOID, gil)
-    address = builder.load(found)
+    address = builder.load(address_at)
     # Without an address Python has set an error, and the entry point puts the arithmetic back.
     with cgutils.if_likely(builder, builder.icmp_unsigned("!=", address, INT(0))):
         arithmetic(builder, before)
@@ -328,8 +328,8 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None], code
         function = ir.Function(module, ir.FunctionType(STATUS, untyped), symbol)
         builder = ir.IRBuilder(function.append_basic_block("entry"))
         pairs = zip(function.args[2:], arguments, strict=True)
-        given = [one if kind == types.voidptr else Symbol(builder, one) for one, kind in pairs]
-        emit(builder, given, arguments, int(key or 0))
+        symbols = [value if kind == types.voidptr else Symbol(builder, value) for value, kind in pairs]
+        emit(builder, symbols, arguments, int(key or 0))
         builder.ret(STATUS(0))
         library.add_ir_module(module)
         library.finalize()
@@ -363,19 +363,19 @@ OMITTED = re.compile(r"omitted\(default=(.*)\)")
 
 def type_of(name):
     """Return the type of a name; TypeError if no lazy function can take the type."""
-    if found := TUPLE.fullmatch(name) or UNIFORM.fullmatch(name):
-        several, inside, *times = found.groups()
+    if match := TUPLE.fullmatch(name) or UNIFORM.fullmatch(name):
+        several, inside, *times = match.groups()
         parts = tuple(map(type_of, [inside] * int(times[0]) if times else _split(inside)))
         return types.StarArgTuple(parts) if several else types.BaseTuple.from_types(parts)
-    if found := OMITTED.fullmatch(name):
-        return types.Omitted(ast.literal_eval(found[1]))
-    found = ARRAY.fullmatch(name)
-    kind = BY_NAME.get(found[3] if found else name)
+    if match := OMITTED.fullmatch(name):
+        return types.Omitted(ast.literal_eval(match[1]))
+    match = ARRAY.fullmatch(name)
+    kind = BY_NAME.get(match[3] if match else name)
     if kind is None:
         raise TypeError(f"a slot takes numbers, arrays and records of fastmlp's, got {name}")
-    if not found:
+    if not match:
         return kind
-    unaligned, readonly, _, ndim, layout = found.groups()
+    unaligned, readonly, _, ndim, layout = match.groups()
     return types.Array(kind, int(ndim), layout, readonly=bool(readonly), aligned=not unaligned)
 
 

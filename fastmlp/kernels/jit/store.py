@@ -99,12 +99,12 @@ def directory(to_write: bool = False) -> PrivateDirectory:
     folder = default_folder()
     try:
         try:
-            found = opened(folder)
+            private = opened(folder)
         except FileNotFoundError:
             make(folder)
-            found = opened(folder)
-        if not to_write or found.writable:
-            return found
+            private = opened(folder)
+        if not to_write or private.writable:
+            return private
         why = f"{str(folder)!r} can only be read"
     except NotPrivate as error:
         why = str(error)
@@ -116,8 +116,8 @@ def directory(to_write: bool = False) -> PrivateDirectory:
 def default_folder() -> Path:
     """Return the path of the directory, which need not exist yet."""
     for variable in (VARIABLE, "NUMBA_CACHE_DIR"):
-        if given := os.environ.get(variable):
-            return Path(given).absolute() / "fastmlp"
+        if path := os.environ.get(variable):
+            return Path(path).absolute() / "fastmlp"
     from platformdirs import user_cache_path  # 2 ms, which a named directory saves
 
     with contextlib.suppress(RuntimeError, ValueError):  # later releases raise where there is no home
@@ -129,12 +129,12 @@ def default_folder() -> Path:
 
 def most_bytes() -> int:
     """Return the most bytes of all files; StoreUnusable if the environment variable is no number."""
-    given = os.environ.get(BOUND, str(MOST_BYTES))
-    if not given.strip().isdecimal():
-        raise StoreUnusable(f"{BOUND} must be a whole number of bytes, got {given!r}")
-    if int(given) < ROOM:
-        raise StoreUnusable(f"{BOUND} is {given}, and a program needs up to {ROOM}")
-    return int(given)
+    setting = os.environ.get(BOUND, str(MOST_BYTES))
+    if not setting.strip().isdecimal():
+        raise StoreUnusable(f"{BOUND} must be a whole number of bytes, got {setting!r}")
+    if int(setting) < ROOM:
+        raise StoreUnusable(f"{BOUND} is {setting}, and a program needs up to {ROOM}")
+    return int(setting)
 
 
 def why_not_saved() -> str | None:
@@ -295,24 +295,24 @@ def _written(folder: PrivateDirectory, name: str, *parts: bytes) -> Iterator[str
 def files(folder: PrivateDirectory) -> list[tuple[int, int, str]]:
     """Return (time of the last use, bytes, name) of the store's files, the least recently used first."""
     abandoned = (time.time() - ABANDONED_SECONDS) * 1e9
-    return [one for one in listed(folder, NAME) if not one[2].endswith(".tmp") or one[0] < abandoned]
+    return [file for file in listed(folder, NAME) if not file[2].endswith(".tmp") or file[0] < abandoned]
 
 
 def listed(folder: PrivateDirectory, pattern: re.Pattern[str]) -> list[tuple[int, int, str]]:
     """Return the same for files whose names match a pattern."""
-    found = []
+    entries = []
     with contextlib.suppress(OSError):
         for name, status in folder.files():
             if pattern.fullmatch(name):
-                found.append((status.st_mtime_ns, status.st_size, name))
-    return sorted(found)
+                entries.append((status.st_mtime_ns, status.st_size, name))
+    return sorted(entries)
 
 
 def prune(folder: PrivateDirectory, most: int) -> None:
     """Remove the least recently used files until the rest takes `most` bytes or less."""
-    found = files(folder)
-    excess = sum(size for _, size, _ in found) - most
-    for _, size, name in found:
+    entries = files(folder)
+    excess = sum(size for _, size, _ in entries) - most
+    for _, size, name in entries:
         if excess <= 0:
             break
         with contextlib.suppress(OSError):

@@ -3,7 +3,7 @@
 All arrays are lane by lane, see `fastmlp.kernels.lanes.training`; only rows of data stay in each network's arrays.
 """
 
-# ruff: noqa: F821  (the names that the template calls are bound later)
+from typing import TYPE_CHECKING
 
 from llvmlite import ir
 from numba import types
@@ -31,6 +31,11 @@ from fastmlp.kernels.small.layouts import (
 )
 from fastmlp.kernels.small.programs import disposable
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
+
+if TYPE_CHECKING:
+
+    def run(*arguments):
+        """Take the steps of a chunk: the function of `names`."""
 
 
 def train_lanes(call, worker, workers):
@@ -81,8 +86,8 @@ class GatheredRows:
         ]
 
         def block(j, mask):
-            found = transposed(v, [v.shift(address, j * v.itemsize) for address in addresses], mask)
-            for i, number in enumerate(found if mask is None else found[:rest]):
+            vectors = transposed(v, [v.shift(address, j * v.itemsize) for address in addresses], mask)
+            for i, number in enumerate(vectors if mask is None else vectors[:rest]):
                 target[j + i] = Symbol(v.builder, number)
 
         for j in self.step.each(width - rest, v.lanes):
@@ -109,7 +114,7 @@ def names(constants):
         v = Vectors(builder, parameters.dtype, lanes * parameters.itemsize)
         wide = Vectors(builder, types.float64, lanes * 8)
         totals, rates, losses, numbers = (
-            LaneNumbers(wide, one.data) for one in (totals, rates, losses, numbers)
+            LaneNumbers(wide, array.data) for array in (totals, rates, losses, numbers)
         )
         bases = [
             [
@@ -135,8 +140,8 @@ def names(constants):
         of_rule = [numbers[i] for i in range(ROOM_FOR_CONSTANTS)]
         l2_of_lane, of_loss = numbers[L2], numbers.at(LOSS_PARAMETERS)
         whole = lambda symbol: Symbol(builder, builder.fptoui(symbol.value, ir.VectorType(INT32, lanes)))
-        for number, one in enumerate(constants.operations):
-            if one.dropout:
+        for number, op in enumerate(constants.operations):
+            if op.dropout:
                 row = constants.row_of_dropout(number)
                 step.chances[number] = whole(numbers[row]), numbers[row + 1]
         by_totals, by_rates, by_losses = (addresses[3 * lanes + i] for i in range(STRIDES))
@@ -159,18 +164,18 @@ def names(constants):
                 step.forward(rows)
                 value.value = value.value + step.loss(rows, of_loss)
                 step.backward(rows)
-            found, l2 = value.value / value_divisor, None
+            objective_value, l2 = value.value / value_divisor, None
             if constants.l2:
                 l2 = l2_of_lane * penalty_factor.formula(shares_penalty, totals[s * by_totals])
-                found = found + penalties(step, l2)
-            losses[s * by_losses] = found
+                objective_value = objective_value + penalties(step, l2)
+            losses[s * by_losses] = objective_value
             if constants.clips_norm:
                 clip(step, numbers[CLIP_NORM], l2)
                 # The norm is that of the whole gradient, so that `clip` has added the penalty already.
                 l2 = None
             rate, bias_rate = rates[s * by_rates], rates[s * by_rates + 1]
-            for one in step.operations:
-                step.update(one, held[1:], rate, bias_rate, of_rule, before + 1.0, l2)
+            for op in step.operations:
+                step.update(op, held[1:], rate, bias_rate, of_rule, before + 1.0, l2)
         if constants.rows:
             for slots, target in zip(held, state, strict=True):
                 for p in range(count):

@@ -39,14 +39,14 @@ def numbers_of(network: Network, optimizer: Optimizer, constants: SmallConstants
     numbers[:ROOM_FOR_CONSTANTS] = rule["constants"]
     numbers[[L2, CLIP_NORM]] = network.l2, rule["clip_norm"]
     numbers[LOSS_PARAMETERS : LOSS_PARAMETERS + network.n_out] = network.objective.loss_parameters
-    for number, one in enumerate(network.operations):
-        if one.dropout > 0:
+    for number, op in enumerate(network.operations):
+        if op.dropout > 0:
             row = constants.row_of_dropout(number)
-            numbers[row : row + 2] = chances(one.dropout)
+            numbers[row : row + 2] = chances(op.dropout)
         row, epsilon = constants.row_of_numbers(number), np.finfo(constants.dtype).eps
         # None is the dtype's own epsilon, which compiled code does not know.
-        given = [epsilon if value is None else value for value in one.numbers]
-        numbers[row : row + len(given)] = given
+        hyperparameters = [epsilon if value is None else value for value in op.numbers]
+        numbers[row : row + len(hyperparameters)] = hyperparameters
     return numbers
 
 
@@ -113,7 +113,7 @@ class LaneBlocks:
         numbers = [numbers_of(*kind, program.constants) for kind in kinds]  # type: ignore[arg-type]
         self._numbers = self._by_lanes(np.array(numbers)[kind_of])
         self._numbers[:, KEY] = keys[self._of_lanes]
-        addresses = np.array([addresses_of(one, network, dtype) for one in data])
+        addresses = np.array([addresses_of(arrays, network, dtype) for arrays in data])
         self._addresses = np.empty((blocks, 3 * lanes + STRIDES), np.int64)
         self._addresses[:, :-STRIDES] = self._by_lanes(addresses[data_of]).reshape(blocks, -1)
         several = slice(None if len(kinds) > 1 else 1)
@@ -141,29 +141,29 @@ class LaneBlocks:
         self._numbers[:, STEPS] = before
         # Between chunks averages stand in the place of parameters; before the first step there are none.
         self._swap_averages(before > 0)
-        found = new_objectives(count, blocks * lanes)
+        losses = new_objectives(count, blocks * lanes)
         # One array for the orders of all blocks, which run one after another.
         order = aligned(len(orders[0]) * lanes, orders[0].dtype).reshape(-1, lanes)
         indices = models[0] if len(totals) > 1 else models[0] * 0
-        of_lanes = np.take(over_lanes([one[:, None] for one in totals]), indices, axis=2)
+        of_lanes = np.take(over_lanes([of_batch[:, None] for of_batch in totals]), indices, axis=2)
         of_kinds = over_lanes(rates)[:, :, self._kind_of]  # (steps, 2, blocks, lanes)
         of_blocks = np.ascontiguousarray(np.moveaxis(of_kinds, 2, 0))
         # The vectors between totals, rates and objectives of neighbouring steps; 0 where all steps are equal.
-        apart = [0 if len(one) < count else one.shape[1] for one in (of_lanes, of_blocks[0])]
+        apart = [0 if len(vectors) < count else vectors.shape[1] for vectors in (of_lanes, of_blocks[0])]
         self._addresses[:, -STRIDES:] = [*apart, blocks]
         most = int((stops - starts).max())
         room = (
             self._program.private
             + (most + LOSS_ROWS) * (shape.words["n_in"] + shape.words["n_out"] + 1) * lanes
         )
-        given = {
+        values = {
             **shape.words, "order": order, "starts": starts, "stops": stops, "totals": of_lanes,
-            "rates": of_blocks, "lanes": lanes, "losses": found, "parameters": self._parameters,
+            "rates": of_blocks, "lanes": lanes, "losses": losses, "parameters": self._parameters,
             "moments": self._moments, "lane_addresses": self._addresses, "lane_numbers": self._numbers,
             "moment_rows": self._moments.shape[1] // self._parameters.shape[1],
             "memory": aligned(room, dtype),
         }  # fmt: skip
-        call = Call(BLANK, given, shape)  # whose arrays live until the program has run
+        call = Call(BLANK, values, shape)  # whose arrays live until the program has run
         # The calls of all blocks differ in some addresses only, which move from block to block.
         calls = np.tile(np.frombuffer(call.words, np.int64), (blocks, 1))
         of_each = {
@@ -181,7 +181,7 @@ class LaneBlocks:
                 np.stack([orders[i if len(orders) > 1 else 0] for i in models[block]], axis=1, out=order)
             entry(first + block * bytes_of_call)
         self._swap_averages(np.True_)
-        return found.T[: self._models]
+        return losses.T[: self._models]
 
     @property
     def parameters(self) -> Array:
@@ -196,8 +196,8 @@ class LaneBlocks:
     @property
     def finite(self) -> NDArray[np.bool_]:
         """Whether each network's parameters are finite now, (models,)."""
-        found: NDArray[np.bool_] = np.isfinite(self._parameters).all(axis=1).reshape(-1)[: self._models]
-        return found
+        are_finite: NDArray[np.bool_] = np.isfinite(self._parameters).all(axis=1).reshape(-1)[: self._models]
+        return are_finite
 
     def snapshot(self) -> tuple[Array, Array]:
         """Return a copy of all parameters (blocks, P, lanes) and moments (blocks, rows * P, lanes)."""
@@ -206,9 +206,9 @@ class LaneBlocks:
     def of_model(self, model: int, snapshot: tuple[Array, Array] | None = None) -> tuple[Array, Array]:
         """Return copies of a network's parameters (P,) and moments (rows, P), of a snapshot if given."""
         block, lane = divmod(model, self._lanes)
-        found, moments = (one[block, :, lane] for one in snapshot or (self._parameters, self._moments))
-        parameters = aligned(len(found), found.dtype)
-        parameters[...] = found
+        flat, moments = (vectors[block, :, lane] for vectors in snapshot or (self._parameters, self._moments))
+        parameters = aligned(len(flat), flat.dtype)
+        parameters[...] = flat
         return parameters, moments.reshape(-1, len(parameters))
 
     def _swap_averages(self, begun: Any) -> None:

@@ -254,8 +254,8 @@ def sums_of_vectors(v, blocks, a_at, b_at, room):
 
     for half in range(2):
         for top in range(0, SIDE, HEIGHT):
-            found = carried(build, 0, blocks, [v.zero] * (2 * HEIGHT), partial(terms, half, top))
-            for number, value in enumerate(found):
+            sums = carried(build, 0, blocks, [v.zero] * (2 * HEIGHT), partial(terms, half, top))
+            for number, value in enumerate(sums):
                 row = half * SIDE + top + number // 2
                 v.store(value, v.shift(room, row * ROOM_ROW + number % 2 * VECTOR_BYTES))
 
@@ -373,4 +373,6 @@ def slots_of(by):
         else:
             dispatch.weight_gradient(x, order, delta, out, part, update, sums, scratch)
 
-    return {one.__name__: one for one in (affine_rows, input_gradient_rows, weight_gradient_rows)}
+    return {
+        function.__name__: function for function in (affine_rows, input_gradient_rows, weight_gradient_rows)
+    }

@@ -59,8 +59,8 @@ def wait(barrier, worker, workers):
 def is_abandoned(barrier):
     """Return whether a worker has failed and steps end. barrier : (BARRIER,) int64"""
     build = barrier.builder
-    found = build.load_atomic(word(build, barrier.data, ABANDONED), "monotonic", 8, typ=INT)
-    return build.icmp_signed("!=", found, INT(0))
+    abandoned = build.load_atomic(word(build, barrier.data, ABANDONED), "monotonic", 8, typ=INT)
+    return build.icmp_signed("!=", abandoned, INT(0))
 
 
 def function_of(module):
@@ -180,12 +180,12 @@ def emit_wake(builder, node):
 
 def emit_call(builder, function, node, generation=None):
     """Write the call of a function of `workers.FUNCTIONS`."""
-    (name, arguments), given = function, {WORD: word(builder, node, GENERATION)}
+    (name, arguments), known = function, {WORD: word(builder, node, GENERATION)}
     if generation is not None:
         # In the entry block: memory of an `alloca` in a loop is freed only at the function's end.
         with builder.goto_entry_block():
             seen = builder.alloca(INT)
         builder.store(generation, seen)
-        given |= {VALUE: generation, SEEN: seen}
-    values = [given[one] if isinstance(one, str) else INT(one) for one in arguments]
+        known |= {VALUE: generation, SEEN: seen}
+    values = [known[argument] if isinstance(argument, str) else INT(argument) for argument in arguments]
     builder.call(declare(builder.module, name, INT, [value.type for value in values]), values)

@@ -55,9 +55,9 @@ def _read(context, builder, record, value, name):
     never_changes = builder.module.add_metadata([])
 
     def word(name):
-        found = builder.load(builder.gep(words, [INT(WORDS[name])]))
-        found.set_metadata("invariant.load", never_changes)
-        return found
+        value = builder.load(builder.gep(words, [INT(WORDS[name])]))
+        value.set_metadata("invariant.load", never_changes)
+        return value
 
     kind, number = record.kind_of(name), word(name)
     if name in NUMBERS:

@@ -5,13 +5,17 @@ member. The outputs of all heads lie side by side, as do their targets; each hea
 to its last product. With members the last product has the logits of all members of a row, one after another.
 """
 
-# ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
+
+from typing import TYPE_CHECKING
 
 from fastmlp.kernels.codegen.views import lesser, matrix, outputs_of, part_of, rows_of, vector
 from fastmlp.kernels.codes import SOFTMAX
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.step_numbers import loss_factor, parts_of
+
+if TYPE_CHECKING:
+    from fastmlp.kernels.variants.baseline import activate, activate_gradient, gather, output_loss
 
 
 def rows_loss(call, s, start, rows, first, last, worker):

@@ -5,10 +5,10 @@ needs in the call's memory; `penalize` and then `update` take the optimiser's st
 a whole step, so together they have its bits.
 """
 
-# ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from numba import types
 
@@ -47,7 +47,19 @@ from fastmlp.kernels.program.row_templates import (
     rows_backward,
     rows_forward,
 )
+from fastmlp.kernels.program.slots import input_gradient_rows
 from fastmlp.kernels.program.step_numbers import block_of, penalty_factor, worker_part
+from fastmlp.kernels.program.weight_templates import clear, weights_step
+
+if TYPE_CHECKING:
+    from fastmlp.kernels.variants.baseline import (
+        activate,
+        activate_gradient,
+        affine,
+        penalty_gradient,
+        weight_gradient,
+    )
+
 
 COLUMN_BYTES = 192
 """Bytes of a row of the matrices of `jacobian`, where rows of X are columns: the three vectors of a tile."""
@@ -72,7 +84,7 @@ def backward(call, worker, workers):
     """Write the gradient of a loss to call.gradients, and that by the inputs, given that by the outputs."""
     input_backward(call, worker, workers)
     wait(call.barrier, worker, workers)
-    weights_step(call, 0, call.samples, call.step, 0.0, 0.0, 0.0, worker, workers)
+    weights_step(call, 0, call.samples, call.step, 0.0, (0.0, 0.0), worker, workers)
 
 
 def input_backward(call, worker, workers):
@@ -337,5 +349,5 @@ def square_sum(x):
         total.value = fma(element, element, total.value)
 
     v.over(x.units, add)
-    found = folded(build, total.value, lambda a, b: a + b).value
-    return found if x.dtype == types.float64 else build.fpext(found, FLOATS[types.float64])
+    result = folded(build, total.value, lambda a, b: a + b).value
+    return result if x.dtype == types.float64 else build.fpext(result, FLOATS[types.float64])

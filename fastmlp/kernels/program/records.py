@@ -52,10 +52,10 @@ def fields_of(dtype: Any, names: str) -> list[tuple[str, Any]]:
 
 OPERATION = np.dtype(
     [
-        *fields_of(np.int64, "kind source other n_in n_out weights biases trained end units saved"),
+        *fields_of(np.int64, "file kind source other n_in n_out weights biases trained end units saved"),
         *fields_of(np.int64, "saved_units activation adds adds_other gates gated trains_bias gives_logits"),
-        *fields_of(np.int64, "is_block columns tables by_column sparse_updates column sparse_in subrows"),
-        *fields_of(np.int64, "second width joined fused is_fused sums curvature"),
+        *fields_of(np.int64, "whole_batch columns tables by_column sparse_updates column sparse_in subrows"),
+        *fields_of(np.int64, "second width joined sums curvature"),
         *fields_of(np.float64, "dropout l1 l2 epsilon momentum"),
         ("numbers", np.float64, (MOST_NUMBERS,)),
     ],
@@ -63,11 +63,12 @@ OPERATION = np.dtype(
 )
 """An operation in numbers; compiled code takes all operations as a single array of records.
 
-kind, activation : codes; source, other : the operations read, -1 for the inputs and for none
+file, kind, activation : codes; the first of the file with what it does, see `fastmlp.kernels.codes.file_of`
+source, other : the operations read, -1 for the inputs and for none
+whole_batch : whether it needs statistics of the whole batch, as a batch norm in training
 adds, adds_other : as `adds` of `fastmlp.model.operations.Operation`, as are the other fields
 gives_logits : whether a loss reads its logits, the network's or a head's
 width : the numbers of a row of its output
-fused : for the last operation of a fused chain the chain's length, else 0
 curvature : the code of an activation's slope, whose derivative is the second derivative; 0 where not needed
 epsilon, momentum : of a batch norm; numbers : the hyperparameters of a formula of a row, NaN for the dtype's
 epsilon
@@ -223,7 +224,7 @@ logits, activations, dropped, deltas : (batch * units of all operations)
 scratch : (workers, scratch_length), `workspace.scratch_length`, for the matmul slots
 slices : (workers, slice_length), `workspace.slice_length`, for slices of gradients, applied at once
 part_sums : (parts of a batch * sums of all fused chains), of each operation of a chain (parts, its gain and
-    shift): see `fused_chains.fused_backward`
+    shift): see `operations.fused_chain.fused_backward`
 private : (workers, private_length), `variant.SpecializedProgram.private`, laid out by the program of a single
     network; the last buffer, and 0 at first
 """
@@ -292,43 +293,43 @@ class Call:
     """A call, given to an entry point by its address. Arrays bring their `LENGTHS`.
 
     known : words to begin with, copied, because many calls share the words
-    given : arrays and numbers by name; a number may be the address of an object in `held`
+    values : arrays and numbers by name; a number may be the address of an object in `held`
     held : objects that must live as long as the call
     words : the call's memory, int64; a change to a word changes the call
     """
 
     __slots__ = ("_held", "address", "words")
 
-    def __init__(self, known: array.array[int], given: dict[str, Any], *held: Any) -> None:
+    def __init__(self, known: array.array[int], values: dict[str, Any], *held: Any) -> None:
         words = self.words = known[:]
         self.address = words.buffer_info()[0]
         self._held: dict[str, Any] = {"held": held}
-        self.set(given)
+        self.set(values)
 
-    def set(self, given: dict[str, Any]) -> None:
+    def set(self, values: dict[str, Any]) -> None:
         """Change words: arrays and numbers by name. Arrays live as long as the call, or until replaced."""
-        self.show(given)
-        self._held |= given
+        self.show(values)
+        self._held |= values
 
-    def show(self, given: dict[str, Any]) -> None:
+    def show(self, values: dict[str, Any]) -> None:
         """Write values to their words; the caller must keep arrays alive while the call runs."""
         words = self.words
-        for name, one in given.items():
-            if type(one) is int:
-                words[WORDS[name]] = one
+        for name, value in values.items():
+            if type(value) is int:
+                words[WORDS[name]] = value
                 continue
             try:  # `address_of`, without a call of Python's for each of 20 arrays
-                words[WORDS[name]] = addressof(first_byte(one))
+                words[WORDS[name]] = addressof(first_byte(value))
             except (TypeError, ValueError):
-                words[WORDS[name]] = address_of(one) if isinstance(one, np.ndarray) else one
+                words[WORDS[name]] = address_of(value) if isinstance(value, np.ndarray) else value
             if name in LENGTHS:
-                words[LENGTHS[name]] = len(one)
+                words[LENGTHS[name]] = len(value)
 
 
-def address_of(one: Any) -> int:
+def address_of(buffer: Any) -> int:
     """Return the address of an array or a record."""
     try:
-        return addressof(first_byte(one))
+        return addressof(first_byte(buffer))
     except (TypeError, ValueError):  # read-only, or empty
-        address: int = one.__array_interface__["data"][0]
+        address: int = buffer.__array_interface__["data"][0]
         return address

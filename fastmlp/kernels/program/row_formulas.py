@@ -15,6 +15,7 @@ from fastmlp.kernels.codegen.scalars import backward_of
 from fastmlp.kernels.codegen.symbols import INT32, Symbol
 from fastmlp.kernels.codegen.vectors import Vectors, counted, of_code
 from fastmlp.kernels.codegen.views import vector
+from fastmlp.kernels.codes import COPIES
 from fastmlp.model.custom import BIAS, number_variable
 from fastmlp.model.operations import Kind
 
@@ -110,24 +111,24 @@ class _Writer:
         """arrays : by variable the array read by expressions"""
         self.row, self.function, self.arrays, self.sections = row, kind.row, arrays, {}
         at = {"gain": 0, "shift": 0}
-        for one in kind.row.parameters:
-            section = "shift" if one.shape == BIAS else "gain"
-            self.sections[one.variable] = section, at[section], one.by_unit
-            at[section] = at[section] + (row.units if one.by_unit else 1)
+        for parameter in kind.row.parameters:
+            section = "shift" if parameter.shape == BIAS else "gain"
+            self.sections[parameter.variable] = section, at[section], parameter.by_unit
+            at[section] = at[section] + (row.units if parameter.by_unit else 1)
 
     def read(self, wanted):
         """Return the values of rows' wanted variables: see `emit_row`."""
         row = self.row
 
         def values(unit, mask):
-            found = {
+            vectors = {
                 name: row.load(array, unit, mask) for name, array in self.arrays.items() if name in wanted
             }
             for name, (section, at, by_unit) in self.sections.items():
                 # Only what the expressions read is loaded, from arrays that exist.
                 if by_unit and name in wanted:
-                    found[name] = row.load(section, unit + at, mask)
-            return {**found, ONES: row.like.number(1.0)}
+                    vectors[name] = row.load(section, unit + at, mask)
+            return {**vectors, ONES: row.like.number(1.0)}
 
         return values
 
@@ -140,10 +141,6 @@ class _Writer:
                 fixed[name] = row.number(section, at)
         wanted = set().union(*(expression.names() for expression in (*(end for end, _ in ends), *numbers)))
         return emit_row(row, self.read(wanted), ends, fixed, numbers, known)
-
-
-COPIES = ("copy", "concatenate", "members")
-"""Kinds without a formula, whose outputs are their sources' numbers."""
 
 
 def forward(kind, row, others=0, activation=None):
@@ -199,20 +196,23 @@ def backward(kind, row, adds, others=0, activation=None):
     def end(name, array, adds):
         return kind.row.code.derivatives[name], lambda *at: row.store(array, *at, adds)
 
-    ends = [end(name, OUT[name], one) for name, one in zip(kind.row.sources, adds, strict=False)]
+    ends = [end(name, OUT[name], adding) for name, adding in zip(kind.row.sources, adds, strict=False)]
     _Writer(kind, row, {**SOURCES, "delta": "delta"}).write(ends, known=_saved(kind, row))
 
 
 def gradient(kind, row):
     """Add to out, as the gain, a row's derivatives by the parameters other than biases."""
     writer, by_unit, by_layer = _Writer(kind, row, {**SOURCES, "delta": "delta"}), [], []
-    for one in kind.row.weights:
-        (_, at, _), derivative = writer.sections[one.variable], kind.row.code.derivatives[one.variable]
+    for trained in kind.row.weights:
+        (_, at, _), derivative = (
+            writer.sections[trained.variable],
+            kind.row.code.derivatives[trained.variable],
+        )
 
         def write(unit, mask, number, at=at):
             row.store("out", unit + at, mask, number, True)
 
-        if one.by_unit:
+        if trained.by_unit:
             by_unit.append((derivative, write))
         else:
             by_layer.append((derivative, at))
@@ -229,11 +229,11 @@ def unit_value(kind, x, parameters, numbers):
 def unit_gradient(kind, delta, x, parameters, numbers):
     """Return the derivatives by x, and by the parameters other than biases, given delta."""
     values = {**_unit(kind, x, parameters, numbers), "delta": delta}
-    return [x.number(one.on_numbers(values)) for one in kind.row.code.derivatives.values()]
+    return [x.number(derivative.on_numbers(values)) for derivative in kind.row.code.derivatives.values()]
 
 
 def _unit(kind, x, parameters, numbers):
-    variables = [one.variable for one in kind.row.parameters]
+    variables = [parameter.variable for parameter in kind.row.parameters]
     values = dict(zip(map(number_variable, kind.row.numbers), numbers, strict=True))
     return {"z": x, **values, **dict(zip(variables, parameters, strict=True)), ONES: x.number(1.0)}
 
@@ -266,11 +266,16 @@ def each_row(write, kind, numbers, subrows, second, rows, vectors):
         units = y.columns
         hyperparameters = [number_at(numbers, i, v.itemsize) for i in range(len(kind.row.numbers))]
     count = Symbol(builder, builder.sitofp(units.value, v.scalar))
-    columns, steps = {"other": second, "out2": second}, [one.units // subrows for one in vectors.values()]
+    columns, steps = (
+        {"other": second, "out2": second},
+        [matrix.units // subrows for matrix in vectors.values()],
+    )
     with counted(builder, x.rows // subrows) as row, counted(builder, subrows) as cut:
-        addresses = {name: one.at(row * subrows + cut, columns.get(name, 0)) for name, one in rows.items()}
-        for (name, one), step in zip(vectors.items(), steps, strict=True):
-            addresses[name] = one.at(0, cut * step)
+        addresses = {
+            name: matrix.at(row * subrows + cut, columns.get(name, 0)) for name, matrix in rows.items()
+        }
+        for (name, matrix), step in zip(vectors.items(), steps, strict=True):
+            addresses[name] = matrix.at(0, cut * step)
         write(kind, Row(v, units, count, addresses, hyperparameters))
 
 

@@ -1,21 +1,40 @@
-"""Slots by rows, by default calls of the slots of every variant; and the slots compiled by themselves.
+"""Slots by rows, by default calls of the slots of every variant; operations; and what is compiled by itself.
 
-The functions are templates as in `step_templates`. A variant that works by rows, as `fused`, overrides them.
-Lazy functions (`fastmlp.kernels.jit.lazy`) are compiled by themselves.
+The functions are templates as in `step_templates`. A variant that works by rows, as `fused`, overrides the
+first. Lazy functions (`fastmlp.kernels.jit.lazy`) are compiled by themselves.
 """
 
-# ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numba import types
 
 from fastmlp.kernels.codegen.views import no_order, rows_of, vector
-from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, OPERATION_CODES, RELU, RULE_CODES, Codes
+from fastmlp.kernels.codes import (
+    ACTIVATION_CODES,
+    FILE_CODES,
+    LOSS_CODES,
+    OPERATION_CODES,
+    RELU,
+    RULE_CODES,
+    Codes,
+)
+
+if TYPE_CHECKING:
+    from fastmlp.kernels.variants.baseline import (
+        activate,
+        activate_gradient,
+        affine,
+        affine_sparse,
+        input_gradient,
+        weight_gradient,
+        weight_gradient_sparse,
+    )
 
 
 def streams():
@@ -68,6 +87,48 @@ def weight_gradient_sparse_rows(starts, samples, numbers, columns, delta, out, u
     weight_gradient_sparse(starts, samples, numbers, columns, delta, out)
 
 
+# --- operations -------------------------------------------------------------------------------------------
+#
+# Each calls the function of an operation's file, without the first argument; nothing if the file has none.
+
+
+def operation_forward(file, call, start, rows, number, first, last, worker):
+    """Take rows [first, last) through operation `number`: `forward` of the file.
+
+    file : a code, see `fastmlp.kernels.codes.file_of`; the rest as in `row_templates.rows_forward`
+    """
+
+
+def operation_backward(file, call, rows, of_all, number, first, last, worker):
+    """Write the deltas of an operation's sources, or add to them: `backward` of the file.
+
+    of_all : rows of the batch on all ranks
+    """
+
+
+def operation_gradient(file, call, start, rows, step, number, penalised, rates, top, bottom, worker, workers):
+    """Write a worker's part of an operation's gradient, and update unless left whole: `gradient` of the file.
+
+    [top, bottom) : of the rows of the weights of a product; all of another operation
+    rates : of weights and of biases; penalised : the factor of the penalties
+    """
+
+
+def operation_update(file, call, step, number, rates, worker, workers):
+    """Apply a worker's part of an operation's gradient: `update` of the file."""
+
+
+def operation_statistics(file, call, rows, of_all, step, number, moves, worker, workers):
+    """Compute what an operation needs of the whole batch, with other workers: `statistics` of the file.
+
+    moves : whether running states move
+    """
+
+
+def operation_statistics_gradient(file, call, rows, step, number, worker, workers):
+    """Compute what its deltas need of the whole batch: `statistics_gradient` of the file."""
+
+
 # --- lazy functions: functions compiled by themselves -------------------------------------------------------
 
 
@@ -94,14 +155,10 @@ WITHOUT_RESULT = (
     "affine weight_gradient bias_gradient input_gradient gather scatter flush affine_rows "
     "weight_gradient_rows input_gradient_rows list_columns columns_step affine_sparse "
     "weight_gradient_sparse affine_sparse_rows add_sparse_rows weight_gradient_sparse_rows "
-    "convert_bytes drop drop_placed accumulate form_gradient rows_forward rows_loss rows_backward "
-    "weights_step layer_step operation_forward operation_backward vectors_step update_vectors "
-    "mark_nonzero_columns parts_backward apply_whole pass_on whole_forward whole_backward unit_sums "
-    "unit_distances unit_factors column_gradients normalise_columns normalise_columns_gradient "
-    "normalise_fixed normalise_fixed_gradient fixed_gain_gradient block_forward block_backward "
-    "blocks_step update_blocks step_rows angles cosines cosines_gradient sinusoids "
-    "sinusoids_gradient frequencies_gradient bins look_up orthogonalise_all orthogonalise "
-    "sum_over_ranks head_losses penalty_gradient clip clip_all update_all update_part"
+    "convert_bytes drop drop_placed accumulate form_gradient rows_loss "
+    "mark_nonzero_columns parts_backward apply_whole pass_on normalise_fixed_gradient "
+    "fixed_gain_gradient step_rows orthogonalise_all "
+    "orthogonalise sum_over_ranks head_losses penalty_gradient clip clip_all update_all update_part"
 )
 """Slots and functions that return nothing, by name."""
 
@@ -120,6 +177,13 @@ SLOT_FUNCTIONS = {
         OPERATION_CODES, "numbers, subrows, second, gain, x, other, saved, delta, adding, below, below_other"
     ),
     "gain_gradient": _by_code(OPERATION_CODES, "numbers, subrows, second, gain, x, other, saved, delta, out"),
+    **{
+        function.__name__: _by_code(FILE_CODES, ", ".join([*inspect.signature(function).parameters][1:]))
+        for function in (
+            *(operation_forward, operation_backward, operation_gradient, operation_update),
+            *(operation_statistics, operation_statistics_gradient),
+        )
+    },
     "fused_forward": _by_code(OPERATION_CODES, "operations, last, parameters, z, out"),
     "fused_backward": _by_code(OPERATION_CODES, "operations, last, parameters, z, first, parts, sums, delta"),
 }

@@ -1,10 +1,11 @@
 """Weights of sparse columns in a step: the non-zero columns of a batch, and their rows.
 
-Templates as in `weight_templates`, whose `weights_step` calls `columns_step` by name, as a slot.
+Templates as in `weight_templates`; `operations.dense` calls `columns_step`.
 """
 
-# ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,7 +25,13 @@ from fastmlp.kernels.codegen.views import (
 from fastmlp.kernels.codes import SGD
 from fastmlp.kernels.program.records import APART
 from fastmlp.kernels.program.row_templates import sparse_inputs_of
+from fastmlp.kernels.program.slots import streams, weight_gradient_sparse_rows
 from fastmlp.kernels.program.step_numbers import left_whole, slice_of, whole
+from fastmlp.kernels.program.weight_templates import update_part
+
+if TYPE_CHECKING:
+    from fastmlp.kernels.variants.baseline import apply_rule, gather, penalty_gradient
+
 
 MOST_IDLE = 8
 """The most non-zeros of a batch per column. Above, nearly no column is empty, and all are listed."""

@@ -3,7 +3,6 @@
 Templates as in `step_templates`, called by all of them.
 """
 
-# ruff: noqa: F821  (the slot `streams` is bound later)
 # mypy: ignore-errors
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from fastmlp.kernels.codegen.symbols import jittable
 from fastmlp.kernels.codegen.views import chosen
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.records import SLICE_ROWS, UNBOUNDED
+from fastmlp.kernels.program.slots import streams
 from fastmlp.kernels.tuning import tuned
 
 ALL_ROWS = 1 << 30
@@ -64,12 +64,12 @@ def rows_together(block: int, members: int):
 
     Fewer than LOSS_ROWS rows only where the rows of all members are whole LOSS_ROWS; else several LOSS_ROWS.
     """
-    found = whole(block, members * LOSS_ROWS) * LOSS_ROWS
+    together = whole(block, members * LOSS_ROWS) * LOSS_ROWS
     # From the most rows down: the fewest rows whose members are enough, in whole LOSS_ROWS, win.
     for rows in (8, 4, 2, 1):
         every = members * rows
-        found = where((every >= block) & (every % LOSS_ROWS).equals(0), members.number(rows), found)
-    return where(members > 1, found, block)
+        together = where((every >= block) & (every % LOSS_ROWS).equals(0), members.number(rows), together)
+    return where(members > 1, together, block)
 
 
 def block_of(call):

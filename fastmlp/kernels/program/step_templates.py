@@ -1,10 +1,10 @@
 """The compiled program as templates: a step, and the entry points for steps or passes.
 
 Templates are plain functions that call slots by name. `fastmlp.kernels.jit.bind` copies templates for each
-variant with the slots' names bound to the variant's functions, and Numba compiles the copies. A name not
-defined in a template's file is a slot, or a template of another file; `fastmlp.testing.slots` has the slots'
-signatures. Sizes, activations, loss and optimiser are data, so that a single compilation for each dtype
-serves every network. Nothing in a step allocates.
+variant with the slots' names bound to the variant's functions, and Numba compiles the copies. Names imported
+for type checkers alone are slots, with contracts in `variants.baseline`. Sizes, activations, loss and
+optimiser are data, so that a single compilation for each dtype serves every network. Nothing in a step
+allocates.
 
 A step has two phases. In the first (`row_templates`) every worker takes rows of the batch through all layers
 and back to their deltas. In the second (`weight_templates`) every worker takes rows of the weights, contracts
@@ -15,7 +15,6 @@ gradients are added to a sum. No element is summed by two workers, so any number
 bits.
 """
 
-# ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
 from fastmlp.kernels.codegen.vectors import prefetch_rows, total_of
@@ -31,9 +30,11 @@ from fastmlp.kernels.program.row_templates import (
     rows_backward,
     rows_forward,
 )
-from fastmlp.kernels.program.step_numbers import block_of, parts_of, penalty_factor, worker_part
+from fastmlp.kernels.program.sparse_templates import mark_nonzero_columns
+from fastmlp.kernels.program.step_numbers import block_of, left_whole, parts_of, penalty_factor, worker_part
 from fastmlp.kernels.program.weight_templates import (
     clip_all,
+    orthogonalise_all,
     penalties,
     sum_over_ranks,
     update_all,
@@ -124,7 +125,7 @@ def apply_whole(call, s, worker, workers):
     if call.matrix_size > 0:
         orthogonalise_all(call, worker, workers)
         wait(call.barrier, worker, workers)
-    update_all(call, step, call.rates[s, 0], call.rates[s, 1], worker, workers)
+    update_all(call, step, (call.rates[s, 0], call.rates[s, 1]), worker, workers)
 
 
 def form_gradient(call, s, start, end, position, until, worker, workers, updates):
@@ -168,7 +169,7 @@ def form_gradient(call, s, start, end, position, until, worker, workers, updates
         # In the order of the rows, so that bits do not depend on the number of workers.
         value = total_of(call.sums, parts_of(rows), LOSS_ROWS) / objective.value_divisor + of_weights
         call.losses[s] = call.losses[s] + value if adds else value
-    weights_step(call, start, rows, step, penalised, call.rates[s, 0], call.rates[s, 1], worker, workers)
+    weights_step(call, start, rows, step, penalised, (call.rates[s, 0], call.rates[s, 1]), worker, workers)
 
 
 # --- entry points; their arguments: a call, this worker's number, how many workers there are -------------
@@ -192,7 +193,7 @@ def update(call, worker, workers):
         clip_all(call)
     if call.matrix_size > 0:
         orthogonalise_all(call, worker, workers)
-    update_all(call, call.step, call.rates[0, 0], call.rates[0, 1], worker, workers)
+    update_all(call, call.step, (call.rates[0, 0], call.rates[0, 1]), worker, workers)
 
 
 def predict(call, worker, workers):

@@ -1,89 +1,78 @@
 """The second phase of a step: a worker's rows of all weights, their gradient, and the optimiser's rule.
 
-Templates as in `step_templates`. The operations are walked once. Products stand here, other operations in
-`operation_templates`, blocks of inputs in `input_templates`, the first product on sparse rows in
-`sparse_templates`.
+Templates as in `step_templates`. The operations are walked once; what an operation does stands in its file in
+`fastmlp.kernels.program.operations`.
 """
 
-# ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
 import math
+from typing import TYPE_CHECKING
 
 from fastmlp.kernels.codegen.scalars import call_back
 from fastmlp.kernels.codegen.views import (
-    biases_of,
     chosen,
     columns_of,
     constants_of,
     lesser,
     matrix,
     no_order,
-    output_of,
-    part_of,
     rows_of,
     span,
-    subrows_of,
     units_of,
     vector,
     weights_of,
 )
-from fastmlp.kernels.codes import DENSE, SGD
+from fastmlp.kernels.codes import DENSE
 from fastmlp.kernels.program.barrier import is_abandoned, wait
 from fastmlp.kernels.program.records import ABANDONED, NESTEROV, SLICE_ROWS, UNSUMMED
-from fastmlp.kernels.program.row_templates import inputs_of, sparse_in_of
-from fastmlp.kernels.program.step_numbers import left_whole, rows_of_bucket, slice_of, worker_part
+from fastmlp.kernels.program.row_templates import sparse_in_of
+from fastmlp.kernels.program.slots import (
+    affine_rows,
+    input_gradient_rows,
+    operation_gradient,
+    operation_update,
+)
+from fastmlp.kernels.program.step_numbers import rows_of_bucket, worker_part
 from fastmlp.model.optimizers import NEWTON_SCHULZ, NEWTON_SCHULZ_ROUNDS, SMALLEST_NORM
 
+if TYPE_CHECKING:
+    from fastmlp.kernels.variants.baseline import apply_rule, bias_gradient, clip, penalty
 
-def weights_step(call, start, rows, step, penalised, rate, bias_rate, worker, workers):
-    """Contract the worker's part of every matrix of weights over the batch, and update unless left whole.
 
-    penalised, rate, bias_rate : of this step, see `penalty_factor`; the rest as in `rows_forward`
+def weights_step(call, start, rows, step, penalised, rates, worker, workers):
+    """Form the worker's part of the gradients of all operations over the batch; update unless left whole.
+
+    penalised : see `penalty_factor`; rates : of weights and of biases; the rest as in `rows_forward`
     """
-    # A single worker takes all biases of an operation, or its gain and shift. Where ranks sum the gradient,
-    # the sum of a bucket begins as soon as all workers have formed the bucket, and they go on with the next.
-    operations, gradients, begun = call.operations, call.gradients, 0
+    # Where ranks sum the gradient, the sum of a bucket begins as soon as all workers have formed the bucket,
+    # and they go on with the next.
+    operations, begun = call.operations, 0
     summed = (call.summing > 0) & (call.accumulates == 0)
     for number in range(len(operations)):
-        op, rule = operations[number], call.rules[0, number]
-        n_in, n_out, trained = op.n_in, op.n_out, rule.rate_factor != 0
-        if trained and op.is_block != 0:
-            blocks_step(call, rows, step, number, rate, bias_rate, worker, workers)
-        elif trained and worker == number % workers:
-            if op.kind != DENSE:
-                vectors_step(call, rows, step, number, rate, bias_rate)
-            else:
-                db = biases_of(gradients, op)
-                biases_step(call, rows, number, db)
-                if op.trains_bias and not left_whole(call):
-                    apply_gradients(call, 1, number, step, bias_rate, op.biases, n_out)
-        if op.kind != DENSE:
-            if summed:
-                begun = sum_formed(call, step, begun, op.end, worker, workers)
-            continue
-        sparse_in, top = sparse_in_of(call, op), 0
-        dense_in = n_in - sparse_in
-        together = dense_in
-        l1, l2 = op.l1 * penalised, op.l2 * penalised
-        if summed:
-            together = rows_of_bucket(call.together, n_out, dense_in)
-        while top < dense_in:  # a range of variable step would divide, which the smallest networks wait for
-            bottom = lesser(top + together, dense_in)
-            if trained:
-                first, last = worker_part(bottom - top, worker, workers, SLICE_ROWS)
-                layer_step(call, start, rows, step, number, l1, l2, rate, top + first, top + last, worker)
+        op, top, bottom = operations[number], 0, 0
+        trains = call.rules[0, number].rate_factor != 0 and op.end > op.weights
+        while bottom < op.n_in:
+            bottom = bucket_end(call, op, top, summed)
+            if trains:
+                operation_gradient(
+                    op.file, call, start, rows, step, number, penalised, rates, top, bottom, worker, workers
+                )
             if summed:
                 # The biases lie behind the matrix, and are summed with its last rows.
-                end = chosen(bottom == n_in, op.end, op.weights + bottom * n_out)
+                end = chosen(bottom == op.n_in, op.end, op.weights + bottom * op.n_out)
                 begun = sum_formed(call, step, begun, end, worker, workers)
             top = bottom
-        if sparse_in > 0:
-            if trained:
-                first, last = worker_part(sparse_in, worker, workers, SLICE_ROWS)
-                columns_step(call, start, rows, step, number, l1, l2, rate, first, last, worker)
-            if summed:
-                begun = sum_formed(call, step, begun, op.end, worker, workers)
+
+
+def bucket_end(call, op, top, summed):
+    """Return the end of the rows from `top` on whose gradient is formed together; all but of products."""
+    if op.kind != DENSE:
+        return op.n_in
+    dense_in = op.n_in - sparse_in_of(call, op)
+    if top >= dense_in:
+        return op.n_in
+    return lesser(top + rows_of_bucket(call.together, op.n_out, dense_in), dense_in) if summed else dense_in
 
 
 def sum_formed(call, step, begun, end, worker, workers):
@@ -96,6 +85,15 @@ def sum_formed(call, step, begun, end, worker, workers):
     return end
 
 
+def update_all(call, step, rates, worker, workers):
+    """Apply the worker's part of call.gradients to the parameters."""
+    operations = call.operations
+    for number in range(len(operations)):
+        op = operations[number]
+        if call.rules[0, number].rate_factor != 0 and op.trained > op.weights:
+            operation_update(op.file, call, step, number, rates, worker, workers)
+
+
 def biases_step(call, rows, number, out):
     """Write the gradient of the biases, or of the shift, of an operation to out (n_out,)."""
     op = call.operations[number]
@@ -103,45 +101,6 @@ def biases_step(call, rows, number, out):
         bias_gradient(units_of(call.memory, call.deltas, op, rows), out)
     else:
         clear(out)
-
-
-def layer_step(call, start, rows, step, number, l1, l2, rate, first, last, worker):
-    """`weights_step` for rows [first, last) of a product's weights."""
-    operations, memory, op = call.operations, call.memory, call.operations[number]
-    rule = call.rules[0, number]
-    stored = left_whole(call) | (not streams())  # the whole gradient is written to call.gradients
-    plain = (rule.code == SGD) & (l1 == 0) & (not stored)
-    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
-    slices = call.slices + worker * call.slice_length
-    source, order = inputs_of(call, start, rows)
-    if number > 0:
-        below, order = operations[op.source], no_order()
-        source = output_of(memory, call.activations, call.dropped, below, rows)
-    source, n_out = subrows_of(source, op.subrows, op.n_in - sparse_in_of(call, op)), op.n_out
-    delta = subrows_of(units_of(memory, call.deltas, op, rows), op.subrows, n_out)
-    w, dw = weights_of(call.parameters, op), weights_of(call.gradients, op)
-    layer_rate = rate * rule.rate_factor
-    update = plain, w.dtype.type(layer_rate), w.dtype.type(l2)
-    together, at = last - first, first
-    if streams() and not plain:
-        # The rule is applied to a slice of the gradient that is still in the cache.
-        together = slice_of(call.slice_length, n_out)
-    while at < last:
-        stop = lesser(at + together, last)
-        sums = rows_of(dw, at, stop)
-        g = sums if stored else matrix(memory, slices, stop - at, n_out)
-        # A step of plain SGD ends the register tiles: the weights are the output, and no gradient is stored.
-        g = rows_of(w, at, stop) if plain else g
-        if rows > 0:
-            weight_gradient_rows(source, order, delta, g, (at, at, stop), update, sums, scratch)
-        else:  # all rows of the batch are in other processes
-            clear(vector(g, 0, g.size))
-        if not plain:
-            if l1 > 0 or l2 > 0:
-                penalty_gradient(l1, l2, rows_of(w, at, stop), g)
-            if not left_whole(call):
-                update_part(call, rule, step, layer_rate, op.weights + at * n_out, vector(g, 0, g.size))
-        at = stop
 
 
 def clear(out):
@@ -174,6 +133,14 @@ def apply_gradients(call, section, number, step, rate, start, length):
         update_part(call, rule, step, rate * rule.rate_factor, start, vector(call.gradients, start, length))
 
 
+def update_vectors(call, step, number, rates, worker, workers):
+    """Apply the gradients of an operation's gain and shift; a single worker takes both."""
+    op = call.operations[number]
+    if worker == number % workers:
+        apply_gradients(call, 0, number, step, rates[0], op.weights, op.biases - op.weights)
+        apply_gradients(call, 1, number, step, rates[1], op.biases, op.trained - op.biases)
+
+
 def clip_all(call):
     """Scale call.gradients down to the optimiser's norm; frozen operations do not count."""
     operations, rules, gradients = call.operations, call.rules, call.gradients
@@ -182,34 +149,6 @@ def clip_all(call):
         if rules[0, number].rate_factor == 0:
             clear(vector(gradients, op.weights, op.end - op.weights))
     clip(rules[0, 0].clip_norm, gradients)
-
-
-def update_all(call, step, rate, bias_rate, worker, workers):
-    """Apply the worker's part of call.gradients to the parameters."""
-    operations, rules = call.operations, call.rules
-    for number in range(len(operations)):
-        op, rule = operations[number], rules[0, number]
-        if rule.rate_factor != 0 and op.is_block != 0:
-            update_blocks(call, step, number, rate, bias_rate, worker, workers)
-        elif rule.rate_factor != 0 and op.kind != DENSE:
-            if worker == number % workers:
-                update_vectors(call, step, number, rate, bias_rate)
-        elif rule.rate_factor != 0:
-            n_out = op.n_out
-            sparse_in = chosen(rule.sparse_updates & (call.marks > 0), op.sparse_in, 0)
-            dense_in = op.n_in - sparse_in
-            first, last = worker_part(dense_in, worker, workers, SLICE_ROWS)
-            at = op.weights + first * n_out
-            apply_gradients(call, 0, number, step, rate, at, (last - first) * n_out)
-            first, last = worker_part(sparse_in, worker, workers, SLICE_ROWS)
-            # A column without a non-zero on any rank keeps its weights and moments: see
-            # `StepRule.sparse_updates`.
-            for k in range(first, last):
-                if call.nonzero_columns[k]:
-                    at = op.weights + (dense_in + k) * n_out
-                    apply_gradients(call, 0, number, step, rate, at, n_out)
-            if worker == number % workers and op.trains_bias:
-                apply_gradients(call, 1, number, step, bias_rate, op.biases, n_out)
 
 
 def penalties(call, factor):
@@ -311,9 +250,9 @@ def copy_rows(source, turned, scale, first, last, out):
             out[i, j] = scale * (source[j, i] if turned else source[i, j])
 
 
-def combine(factor, one, other, out):
-    """out = factor * one + other * out, all (rows, columns)."""
-    first, second = out.dtype.type(factor), out.dtype.type(other)
+def combine(factor, x, share, out):
+    """out = factor * x + share * out, all (rows, columns)."""
+    first, second = out.dtype.type(factor), out.dtype.type(share)
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
-            out[i, j] = first * one[i, j] + second * out[i, j]
+            out[i, j] = first * x[i, j] + second * out[i, j]

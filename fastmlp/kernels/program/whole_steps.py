@@ -9,10 +9,27 @@ Nocedal and Wright, "Numerical optimization" (2006), chapters 3 and 7, has the t
 Menhaj, "Training feedforward networks with the Marquardt algorithm", 1994).
 """
 
-# ruff: noqa: F821  (operations are bound later)
 # mypy: ignore-errors
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastmlp.kernels.codegen.views import part_of
+    from fastmlp.kernels.program.whole_templates import (
+        add_products,
+        combined,
+        determined_by,
+        form_equations,
+        gradient_at,
+        inner,
+        loss_at,
+        round_numbers,
+        round_single,
+        scaled,
+        solve_damped,
+        weighed_square,
+    )
 
 DECREASE, CURVATURE = 1e-4, 0.9
 """Constants of the Wolfe conditions, c1 and c2, for steps of quasi-Newton methods."""
@@ -31,12 +48,12 @@ GOAL, FLAT, NO_LOWER, DAMPED = 1, 2, 3, 4
 """Why steps end: `whole.reason` of a call."""
 
 
-def with_loss_times(call, found, factor):
+def with_loss_times(call, objective, factor):
     """Return an objective with the loss multiplied by a factor, and the penalties as they are."""
     if factor == 1.0:
-        return found
+        return objective
     penalties = weighed_square(call.curved, call.parameters) / 2
-    return (found - penalties) * factor + penalties
+    return (objective - penalties) * factor + penalties
 
 
 def keep_reported(call, s):
@@ -219,10 +236,10 @@ def levenberg_marquardt(call, worker, workers):
 
 def merit(call):
     """Return the objective in the units of the equations, with the prior of the evidence."""
-    state, found = call.whole, call.whole.scale * call.whole.loss
+    state, objective = call.whole, call.whole.scale * call.whole.loss
     if state.evidence != 0:
-        found += weighed_square(call.precisions, call.parameters) / 2
-    return found
+        objective += weighed_square(call.precisions, call.parameters) / 2
+    return objective
 
 
 def take_damped_step(call):

@@ -6,11 +6,11 @@ where there are fewer residuals (Woodbury). A symmetric matrix has its upper hal
 columns, so that the slots of matrix products sum and factor the matrix.
 """
 
-# ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
 import math
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import types
@@ -39,6 +39,10 @@ from fastmlp.kernels.program.step_numbers import block_of, parts_of, penalty_fac
 from fastmlp.kernels.program.step_templates import batch_step
 from fastmlp.kernels.program.weight_templates import clear, penalties
 
+if TYPE_CHECKING:
+    from fastmlp.kernels.variants.baseline import activate, activate_gradient, input_gradient, weight_gradient
+
+
 STRIP = 24
 """Columns of a panel: a multiple of the columns of the widest register tiles of all machines."""
 
@@ -54,7 +58,7 @@ def inner(x, y):
     totals = [Running(Symbol(build, v.zero)) for _ in range(4)]
 
     def add(i, mask, total):
-        terms = (Symbol(build, v.load(v.shift(one.data, i * v.itemsize), mask)) for one in (x, y))
+        terms = (Symbol(build, v.load(v.shift(array.data, i * v.itemsize), mask)) for array in (x, y))
         total.value = fma(*terms, total.value)
 
     whole = x.units - x.units % (4 * v.lanes)
@@ -63,8 +67,8 @@ def inner(x, y):
             add(i + part * v.lanes, None, total)
     v.over(x.units - whole, lambda i, mask: add(whole + i, mask, totals[0]))
     first, second, third, fourth = (total.value for total in totals)
-    found = folded(build, (first + second) + (third + fourth), lambda a, b: a + b).value
-    return found if x.dtype == types.float64 else build.fpext(found, FLOATS[types.float64])
+    total_of_lanes = folded(build, (first + second) + (third + fourth), lambda a, b: a + b).value
+    return total_of_lanes if x.dtype == types.float64 else build.fpext(total_of_lanes, FLOATS[types.float64])
 
 
 def write_each(formula, out, *arrays):
@@ -74,8 +78,8 @@ def write_each(formula, out, *arrays):
 
     def write(i, mask):
         at = i * v.itemsize
-        found = formula(*(Symbol(build, v.load(v.shift(one.data, at), mask)) for one in arrays))
-        v.store(found.value, v.shift(out.data, at), mask)
+        result = formula(*(Symbol(build, v.load(v.shift(array.data, at), mask)) for array in arrays))
+        v.store(result.value, v.shift(out.data, at), mask)
 
     v.over(out.units, write)
 

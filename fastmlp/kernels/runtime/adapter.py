@@ -107,20 +107,20 @@ class CompiledBackend:
         gradients: Array,
         template: str = "gradient",
         products: Products = (),
-        **given: Any,
+        **values: Any,
     ) -> Callable[..., float]:
         """Return an entry point for these arrays, which returns the objective.
 
         products : (n_in, n_out) of the entry point's products, besides those of the network
-        given : more arrays and numbers of the record; the entry point takes some by name at each run
+        values : more arrays and numbers of the record; the entry point takes some by name at each run
         """
         session, losses = self._on_all_rows(network, parameters, data, gradients, products)
-        session.set(given)
+        session.set(values)
         entry, (loss, *_) = session.entry(template), losses
 
-        def objective(**given: Any) -> float:
-            if given:
-                session.set(given)
+        def objective(**values: Any) -> float:
+            if values:
+                session.set(values)
             entry(session.address)
             return float(loss.item())
 
@@ -206,7 +206,7 @@ class CompiledBackend:
         session = known or self._session_of(network, optimizer, data, chunk, threads, shared)
         if chunk is not session.chunk:
             session.show_chunk(chunk)
-        given = {
+        values = {
             **words_of_inputs(inputs), "parameters": state.parameters, "gradients": state.gradients,
             "moments": state.moments, "step": state.step, "key": key, "losses": sums, "targets": targets,
             "weights": weights, "leads": 1,
@@ -214,12 +214,12 @@ class CompiledBackend:
         if isinstance(inputs, SparseRows):
             session.make_lists(inputs, inputs.most(chunk.most_rows), chunk.most_rows)
         if network.heads:
-            given["head_losses"] = losses[1:]
+            values["head_losses"] = losses[1:]
         summing = None
         if shared is not None:
             summing = Summing(shared, state.gradients, session.barrier)
-            given |= summing.words_of(chunk)
-        session.show(given)
+            values |= summing.words_of(chunk)
+        session.show(values)
         threads = session.run("train_chunk")
         if summing is not None:
             summing.check()
@@ -288,13 +288,15 @@ class Summing:
         check_array("positions", shared.positions, chunk.order.shape, np.int64)
         check_array("batch_rows", shared.batch_rows, chunk.starts.shape, np.int64)
         # Not by `ctypes.cast`, whose result and argument hold one another: a cycle would keep the rows.
-        summing, totalling = (ctypes.c_void_p.from_buffer(one).value or 0 for one in (self._add, self._total))
-        found: dict[str, Any] = {
+        summing, totalling = (
+            ctypes.c_void_p.from_buffer(function).value or 0 for function in (self._add, self._total)
+        )
+        values: dict[str, Any] = {
             "summing": summing, "totalling": totalling, "leads": int(shared.leads),
             "together": shared.together, "positions": shared.positions, "batch_rows": shared.batch_rows,
             "nonzero_columns": shared.nonzero_columns, "row_marks": shared.row_marks,
         }  # fmt: skip
-        return {name: one for name, one in found.items() if one is not None}
+        return {name: value for name, value in values.items() if value is not None}
 
     def check(self) -> None:
         """Raise the error of the program, if any.

@@ -13,11 +13,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastmlp.kernels.codes import (
     ACTIVATION_CODES,
-    BATCH_NORM,
-    FIXED_NORM,
+    FILE_CODES,
     LOSS_CODES,
     OPERATION_CODES,
     RULE_CODES,
+    file_of,
 )
 from fastmlp.kernels.program.records import (
     HEAD,
@@ -44,9 +44,9 @@ NAMES = {dtype: dtype.name for dtype in FLOATS}
 """The names of dtypes: NumPy builds the text again at every `dtype.name`."""
 
 COPIED = (
-    *("n_in", "n_out", "weights", "biases", "trained", "end", "units", "saved", "saved_units", "is_block"),
+    *("n_in", "n_out", "weights", "biases", "trained", "end", "units", "saved", "saved_units"),
     *("gates", "gated", "trains_bias", "dropout", "l1", "l2", "column", "sparse_in", "columns", "by_column"),
-    *("subrows", "second", "width", "joined", "is_fused", "sums"),
+    *("subrows", "second", "width", "joined", "sums"),
 )
 """Fields of an operation, unchanged in the record."""
 
@@ -67,27 +67,28 @@ class Shape(NamedTuple):
     @classmethod
     def of(cls, words: dict[str, int], records: dict[str, Any]) -> Shape:
         """Return the `Shape` of words and records, whose addresses become words."""
-        return cls(words | {name: address_of(one) for name, one in records.items()}, records)
+        return cls(words | {name: address_of(record) for name, record in records.items()}, records)
 
 
 @functools.lru_cache(maxsize=64)
 def shape_of(network: Network) -> Shape:
     """Return a network in numbers."""
     operations = np.zeros(len(network.operations), OPERATION)
-    for record, one in zip(operations, network.operations, strict=True):
+    for record, op in zip(operations, network.operations, strict=True):
         for name in COPIED:
-            record[name] = getattr(one, name)
-        record["kind"] = OPERATION_CODES.code(one.fused or one.kind)
-        record["activation"] = ACTIVATION_CODES.code(activation_of(one.activation))
-        record["fused"] = len(one.fused.parts) if one.fused else 0
-        record["source"], record["other"] = (*one.sources, NONE)[:2]
-        record["adds"], record["adds_other"] = (*one.adds, False)[:2]
-        record["gives_logits"] = one.is_head or one is network.operations[-1]
-        record["tables"], record["sparse_updates"] = len(one.tables), getattr(one.layer, "sparse", False)
-        if isinstance(one.layer, BatchNorm):
-            record["momentum"], record["epsilon"] = one.layer.momentum, one.layer.epsilon
-        given = [MACHINE_EPSILON if number is None else number for number in one.numbers]
-        record["numbers"][: len(given)] = given
+            record[name] = getattr(op, name)
+        record["file"] = FILE_CODES.code_of_key(file_of(op))
+        record["kind"] = OPERATION_CODES.code(op.fused or op.kind)
+        record["activation"] = ACTIVATION_CODES.code(activation_of(op.activation))
+        record["source"], record["other"] = (*op.sources, NONE)[:2]
+        record["adds"], record["adds_other"] = (*op.adds, False)[:2]
+        record["gives_logits"] = op.is_head or op is network.operations[-1]
+        record["tables"], record["sparse_updates"] = len(op.tables), getattr(op.layer, "sparse", False)
+        if isinstance(op.layer, BatchNorm):
+            record["whole_batch"] = True
+            record["momentum"], record["epsilon"] = op.layer.momentum, op.layer.epsilon
+        numbers = [MACHINE_EPSILON if number is None else number for number in op.numbers]
+        record["numbers"][: len(numbers)] = numbers
     ours = network.objective
     objective = np.zeros((), OBJECTIVE)
     objective["value_divisor"], objective["l1"], objective["l2"] = ours.value_divisor, network.l1, network.l2
@@ -109,7 +110,7 @@ def shape_of(network: Network) -> Shape:
 def _heads(network: Network) -> tuple[Array, NDArray[np.float64]]:
     """Return the heads of a network, (n_heads,) HEAD, and `head_numbers` of `ARRAYS`."""
     outputs = network.heads or {"": None}
-    indices = [number for number, one in enumerate(network.operations) if one.is_head]
+    indices = [number for number, op in enumerate(network.operations) if op.is_head]
     heads, numbers, start = np.zeros(len(outputs), HEAD), np.ones((2, network.n_out)), 0
     heads["operation"] = indices or len(network.operations) - 1
     heads["weight"] = heads["value_divisor"] = 1
@@ -137,7 +138,7 @@ def resting_shape_of(network: Network) -> Shape:
     shape = shape_of(network)
     operations = shape.records["operations"].copy()
     operations["dropout"] = 0
-    operations["kind"][operations["kind"] == BATCH_NORM] = FIXED_NORM
+    operations["whole_batch"] = False
     return Shape.of(shape.words, shape.records | {"operations": operations})
 
 
@@ -150,12 +151,12 @@ def rules_of(optimizer: Optimizer, network: Network) -> tuple[Array, int]:
     rules = np.zeros((2, len(network.operations)), RULE)
     rules["clip_norm"] = UNBOUNDED if optimizer.clip_norm is None else optimizer.clip_norm
     rules["sparse_updates"] = optimizer.rule.sparse_updates
-    for number, one in enumerate(network.operations):
-        of_one = rules[:, number]
-        of_one["rate_factor"] = factor = optimizer.rate_of(one)
-        trains = factor != 0 and one.trained > one.weights
-        of_one["reached"] = trains or any(rules["reached"][0, at] for at in one.sources if at != INPUTS)
-        for rule, part in zip(of_one, optimizer.of_layer(one), strict=True):
+    for number, op in enumerate(network.operations):
+        of_op = rules[:, number]
+        of_op["rate_factor"] = factor = optimizer.rate_of(op)
+        trains = factor != 0 and op.trained > op.weights
+        of_op["reached"] = trains or any(rules["reached"][0, at] for at in op.sources if at != INPUTS)
+        for rule, part in zip(of_op, optimizer.of_layer(op), strict=True):
             rule["code"], rule["moments"] = RULE_CODES.code(part.rule), part.rule.moments
             if isinstance(part, Muon):
                 rule["orthogonal"] = NESTEROV if part.nesterov else ORTHOGONAL

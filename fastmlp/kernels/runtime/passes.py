@@ -25,7 +25,7 @@ BLOCK_BYTES = 1 << 20
 
 def block_rows(network: Network, dtype: np.dtype[Any], rows: int) -> int:
     """Return the rows of a block, of blocks as equal as can be."""
-    units = sum(one.width for one in network.operations)
+    units = sum(op.width for op in network.operations)
     most = max(64, BLOCK_BYTES // (3 * units * dtype.itemsize))
     return -(-rows // -(-rows // most))
 
@@ -71,15 +71,15 @@ class RowPasses:
     def squared_norms(self, inputs: Array, targets: Array) -> Array:
         """Return the squared norms (rows,) of the gradients of each row's own loss, of a chain."""
         rows = len(inputs)
-        weights, found = np.ones(rows, inputs.dtype), np.empty(rows)
+        weights, norms = np.ones(rows, inputs.dtype), np.empty(rows)
         self._run(
             "loss_backward", inputs=inputs, targets=targets, weights=weights, head_totals=np.ones(1),
-            losses=found, samples=rows, steps=rows,
+            losses=norms, samples=rows, steps=rows,
         )  # fmt: skip
-        return found
+        return norms
 
-    def _run(self, template: str, **given: Any) -> None:
-        self._session.set(given)
+    def _run(self, template: str, **values: Any) -> None:
+        self._session.set(values)
         self._session.entry(template)(self._session.address)
 
     def back(self, by_outputs: Array, by_inputs: Array | None = None) -> None:
@@ -120,5 +120,5 @@ class RowPasses:
         """
         self._operations["curvature"] = [*map(ACTIVATION_CODES.code, slopes)]
         count = out.size // self.network.n_in
-        given = {"by_outputs": by_outputs, "tangents": tangents, "by_inputs": out, "by_inputs_rows": count}
-        self._run("hessian", inputs=inputs, samples=len(inputs), **given)
+        arrays = {"by_outputs": by_outputs, "tangents": tangents, "by_inputs": out, "by_inputs_rows": count}
+        self._run("hessian", inputs=inputs, samples=len(inputs), **arrays)

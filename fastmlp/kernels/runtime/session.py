@@ -89,38 +89,38 @@ class Session(Call):
         self.barrier = NO_BARRIER
         self.kind: Kind = ()
         shape = resting_shape_of(network) if at_rest else shape_of(network)
-        known, rules, given = BLANK, None, dict[str, Any](shape.words)
+        known, rules, values = BLANK, None, dict[str, Any](shape.words)
         buffers = code.variant.buffers
         if rows is not None:
             private = program.private if program else 0
-            found = workspace(network, sparse, rows, workers, dtype, private, predicts, buffers, products)
-            given["memory"], given["sums"], known = found
+            made = workspace(network, sparse, rows, workers, dtype, private, predicts, buffers, products)
+            values["memory"], values["sums"], known = made
         if not at_rest:
-            self.barrier = given["barrier"] = np.zeros(BARRIER, np.int64)
+            self.barrier = values["barrier"] = np.zeros(BARRIER, np.int64)
             rules = rules_of(optimizer, network) if optimizer else no_rules(len(network.operations))
             moment_rows = optimizer.moment_rows if optimizer else 0
-            given |= {"rules": rules[1], "moment_rows": moment_rows, "leads": 1}
+            values |= {"rules": rules[1], "moment_rows": moment_rows, "leads": 1}
             if optimizer and optimizer.rule.orthogonal:
-                given |= matrices_for(network, dtype, workers, buffers)
+                values |= matrices_for(network, dtype, workers, buffers)
             if rows is not None and network.tables:
-                given |= tables_for(network, rows, workers)
+                values |= tables_for(network, rows, workers)
         if optimizer and microbatch:
             fewest = 2 if network.needs_batches else 1
-            given |= {"accumulated": aligned(parameter_count(network), dtype), "fewest": fewest}
-            given["microbatch"] = microbatch
+            values |= {"accumulated": aligned(parameter_count(network), dtype), "fewest": fewest}
+            values["microbatch"] = microbatch
             if optimizer.rule.sparse_updates and network.takes_sparse:
                 # The gradient of all microbatches is applied at once, to the columns of all their rows.
-                given["nonzero_columns"] = np.empty(network.sparse_in, np.bool_)
-        self.bytes = _bytes_of(given)
-        super().__init__(known, given, shape, rules)
+                values["nonzero_columns"] = np.empty(network.sparse_in, np.bool_)
+        self.bytes = _bytes_of(values)
+        super().__init__(known, values, shape, rules)
 
     def entry(self, template: str) -> Entry:
         """Return an entry point of the backend, for the record's address."""
-        found = self._entries.get(template)
-        if found is None:
+        entry = self._entries.get(template)
+        if entry is None:
             own = self._program if template == "train_chunk" else None
-            found = self._entries[template] = self._code.get(own or template, self._dtype)
-        return found
+            entry = self._entries[template] = self._code.get(own or template, self._dtype)
+        return entry
 
     def run(self, template: str, workers: int = 0) -> int:
         """Run an entry point by some workers, by default the session's; return their number."""
@@ -142,13 +142,13 @@ class Session(Call):
         """
         terms = max(terms, 1)  # rows may be empty
         if terms > self.words[TERMS]:
-            given = lists_for(inputs, max(terms, room), rows, self.workers)
-            self.set(given)
-            self.bytes += _bytes_of(given)
+            values = lists_for(inputs, max(terms, room), rows, self.workers)
+            self.set(values)
+            self.bytes += _bytes_of(values)
 
 
-def _bytes_of(given: dict[str, Any]) -> int:
-    return sum(one.nbytes for one in given.values() if isinstance(one, np.ndarray))
+def _bytes_of(values: dict[str, Any]) -> int:
+    return sum(value.nbytes for value in values.values() if isinstance(value, np.ndarray))
 
 
 class Idle:
@@ -220,10 +220,10 @@ def matrices_for(
     network: Network, dtype: np.dtype[Any], workers: int, buffers: Buffers | None
 ) -> dict[str, Any]:
     """Return the buffers for a rule of orthogonal matrices, see `weight_templates.orthogonalise`."""
-    products = [sorted((one.n_in, one.n_out)) for one in network.operations if one.is_dense]
+    products = [sorted((op.n_in, op.n_out)) for op in network.operations if op.is_dense]
     side, width = (max(sizes) for sizes in zip(*products, strict=True))
-    given = buffers([*map(tuple, products), (side, side)], side) if buffers else {}  # type: ignore[list-item]
-    scratch = max(scratch_length(width, side, dtype.itemsize), given.get("scratch", 0))
+    least = buffers([*map(tuple, products), (side, side)], side) if buffers else {}  # type: ignore[list-item]
+    scratch = max(scratch_length(width, side, dtype.itemsize), least.get("scratch", 0))
     parts = {
         "matrix_size": max(k * n for k, n in products), "matrix_side": side * side, "matrix_width": width,
         "matrix_scratch": scratch,
@@ -251,7 +251,7 @@ def predict_all(code: Entries, predictions: Sequence[PredictArguments], threads:
     The calls of a thread share memory; calls of a kind share all words but parameters and outputs.
     """
     kinds: dict[Any, Session] = {}
-    sessions, given, written = list[Session](), [], []
+    sessions, read, written = list[Session](), [], []
     for network, parameters, inputs, out in predictions:
         dtype, rows = parameters.dtype, len(inputs)
         key = id(network), dtype, id(inputs)
@@ -263,13 +263,13 @@ def predict_all(code: Entries, predictions: Sequence[PredictArguments], threads:
         check_parameters(resting_shape_of(network), parameters)
         check_array("out", out, (rows, network.n_out), dtype)
         sessions.append(session)
-        given.append(address_of(parameters))
+        read.append(address_of(parameters))
         written.append(address_of(out))
     records = np.array([np.frombuffer(session.words, np.int64) for session in sessions])
     most = max(-(-session.bytes // ALIGNMENT) * ALIGNMENT for session in kinds.values())
     # A buffer a thread is enough: each model's outputs are written before the next model begins.
     memory = aligned(threads * most, np.uint8)
-    records[:, PARAMETERS], records[:, OUT] = given, written
+    records[:, PARAMETERS], records[:, OUT] = read, written
     records[:, MEMORY] = address_of(memory) + np.arange(len(sessions)) % threads * most
     addresses = address_of(records) + np.arange(len(sessions)) * records.strides[0]
     table = table_of([session.entry("predict").address for session in sessions], addresses)

@@ -76,7 +76,7 @@ class CompiledSteps:
         self._sparse: SparseRows | None = None
         """The inputs of the last `forward`, if sparse."""
         self._rows = 0
-        norms = [np.arange(one.trained, one.end) for one in network.operations if one.kind.state]
+        norms = [np.arange(op.trained, op.end) for op in network.operations if op.kind.state]
         self._norms = np.concatenate(norms) if norms else None
         """Where a batch's statistics stand among the gradients from a forward to its backward."""
         self._statistics: NDArray[Any] | None = None
@@ -194,7 +194,7 @@ class CompiledSteps:
         if program is None:
             session = self._sessions.get((dense, True)) or self._session_of(dense, whole=True)
             workers = self._workers(rows)
-        elif known := [one for one in self._specialized if one.rows >= rows]:
+        elif known := [made for made in self._specialized if made.rows >= rows]:
             session = known[0]  # all have the same bits: a short batch needs no program of its own
         else:
             session = self._made(rows, self._state.gradients, program=program, optimizer=self._optimizer)

@@ -89,17 +89,17 @@ def lengths(
     """
     operations = network.operations
     # (n_in, n_out) of every product, the first n_in without sparse columns; (1, width) of tables.
-    products = [(one.n_in - sparse * one.sparse_in, one.n_out) for one in operations if one.is_dense]
-    products += [(block.inputs, block.units) for one in operations if isinstance(block := one.layer, Grouped)]
+    products = [(op.n_in - sparse * op.sparse_in, op.n_out) for op in operations if op.is_dense]
+    products += [(block.inputs, block.units) for op in operations if isinstance(block := op.layer, Grouped)]
     products += [(1, table.width) for table in network.tables]
-    units, every = rows * max(one.saved + one.saved_units for one in operations), rows * network.members
+    units, every = rows * max(op.saved + op.saved_units for op in operations), rows * network.members
     outputs, widest = 0 if predicting else network.n_out, max(map(max, [*products, *more]))
     scratch = workers * apart(scratch_length(widest, every, itemsize, outputs), itemsize)
-    found = {"logits": units, "activations": units, "scratch": scratch}
+    buffers = {"logits": units, "activations": units, "scratch": scratch}
     if not predicting:
         masked = any(head.masked for head in network.heads.values())  # entries of targets count unlike
-        sums = sum(one.trained - one.weights for one in operations if one.is_fused)  # of gains and shifts
-        found = {
+        sums = sum(op.trained - op.weights for op in operations if op.is_fused)  # of gains and shifts
+        buffers = {
             "batch_inputs": rows * (network.n_in - sparse * network.sparse_in),
             "batch_targets": every * network.n_out,
             "batch_weights": every * (5 if masked else 1),
@@ -110,13 +110,13 @@ def lengths(
             "private": workers * private,
         }
     for name, numbers in (least([*products, *more], every) if least else {}).items():
-        if name in found:
-            found[name] = max(found[name], workers * apart(numbers, itemsize))
-    return found
+        if name in buffers:
+            buffers[name] = max(buffers[name], workers * apart(numbers, itemsize))
+    return buffers
 
 
 def workspace(
-    network: Network, sparse: bool, rows: int, workers: int, dtype: np.dtype[Any], *given: Any
+    network: Network, sparse: bool, rows: int, workers: int, dtype: np.dtype[Any], *options: Any
 ) -> tuple[NDArray[Any], NDArray[np.float64], array.array[int]]:
     """Return all buffers of a program, and a call's words with their offsets, shared and read-only.
 
@@ -128,7 +128,7 @@ def workspace(
     ValueError
         If no operation takes sparse inputs, or if blocks of inputs must be sparse.
     """
-    total, words = _layout(network, sparse, rows, workers, dtype.itemsize, value("slice_rows"), *given)
+    total, words = _layout(network, sparse, rows, workers, dtype.itemsize, value("slice_rows"), *options)
     memory = aligned(total, dtype)
     memory[words[WORDS["private"]] or total :] = 0
     return memory, np.empty(rows + LOSS_ROWS), words
@@ -136,11 +136,11 @@ def workspace(
 
 @functools.lru_cache(maxsize=64)
 def _layout(
-    network: Network, sparse: bool, rows: int, workers: int, itemsize: int, slice_rows: int, *given: Any
+    network: Network, sparse: bool, rows: int, workers: int, itemsize: int, slice_rows: int, *options: Any
 ) -> tuple[int, array.array[int]]:
     """Return the memory's length, and call words with the buffers' offsets."""
     network.check_sparse(sparse)
-    buffers = lengths(network, sparse, rows, workers, itemsize, *given)
+    buffers = lengths(network, sparse, rows, workers, itemsize, *options)
     padded = [apart(length, itemsize, ALIGNMENT) for length in buffers.values()]
     starts = dict(zip(buffers, accumulate(padded, initial=0), strict=False))
     return sum(padded), words(buffers, starts, rows, workers)

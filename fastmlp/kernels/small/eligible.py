@@ -44,9 +44,9 @@ def has_stages(network):
 
     Hidden logits are not stored, so a derivative must be computed from the activation's value.
     """
-    if not all(has_stage(one, network) for one in network.operations):
+    if not all(has_stage(op, network) for op in network.operations):
         return False
-    hidden = [activation_of(one.activation) for one in network.operations[:-1] if one.is_dense]
+    hidden = [activation_of(op.activation) for op in network.operations[:-1] if op.is_dense]
     if any("z" in entry.reads or not _keeps_padding(entry) for entry in hidden):
         return False
     loss = loss_of(network.loss)  # a formula of each target, with a single parameter for all
@@ -54,13 +54,13 @@ def has_stages(network):
     return loss.element is not None and loss.of_logs == (network.output == "softmax") and one_parameter
 
 
-def has_stage(one, network):
+def has_stage(op, network):
     """Return whether an operation of a single network has a stage or a formula of a row.
 
     A product has trained biases, and no penalty besides the network's l2.
     """
-    plain = not one.is_dense or (one.trains_bias and one.l1 == 0 and one.l2 == network.l2)
-    return plain and one.networks == 1 and (one.kind.name in STAGES or one.kind.row is not None)
+    plain = not op.is_dense or (op.trains_bias and op.l1 == 0 and op.l2 == network.l2)
+    return plain and op.networks == 1 and (op.kind.name in STAGES or op.kind.row is not None)
 
 
 def has_one_step(optimizer):
@@ -101,21 +101,21 @@ def _stays_zero(optimizer):
 
 def is_small(network):
     """Return whether a network is small enough to gain by constants."""
-    widths = network.n_in, *(one.width for one in network.operations)
+    widths = network.n_in, *(op.width for op in network.operations)
     fits = len(network.widths) <= MOST_LAYERS and len(network.operations) <= MOST_OPERATIONS
     return fits and max(widths) <= MOST_UNITS and network.operations[-1].end <= MOST_PARAMETERS
 
 
 def steps_of(network):
     """Return the operations of a network in constants, and register their codes."""
-    for one in network.operations:
-        ACTIVATION_CODES.code(activation_of(one.activation)), OPERATION_CODES.code(one.kind)
+    for op in network.operations:
+        ACTIVATION_CODES.code(activation_of(op.activation)), OPERATION_CODES.code(op.kind)
     return tuple(
         Step(
-            one.kind.key, one.sources, one.subrows * one.n_in, one.width, activation_of(one.activation).key,
-            one.dropout, one.adds, one.weights, one.subrows, one.second,
+            op.kind.key, op.sources, op.subrows * op.n_in, op.width, activation_of(op.activation).key,
+            op.dropout, op.adds, op.weights, op.subrows, op.second,
         )
-        for one in network.operations
+        for op in network.operations
     )  # fmt: skip
 
 
@@ -192,7 +192,7 @@ def _program(network, rule, clips_norm, dtype, rows, stays):
     """Return `lane_program` of all optimisers of a rule, whatever their numbers."""
     if network.heads or network.blocks or not is_small(network):
         return None
-    if not all(has_stage(one, network) for one in network.operations):
+    if not all(has_stage(op, network) for op in network.operations):
         return None
     is_unrolled = 0 < rows <= LOSS_ROWS and rows * parameter_count(network) <= MOST_UNROLLED
     constants = _constants(
@@ -200,7 +200,7 @@ def _program(network, rule, clips_norm, dtype, rows, stays):
         convention=network.convention, clips_norm=clips_norm,
     )  # fmt: skip
     # Probabilities are data of a lane: networks that differ in them share the program.
-    operations = tuple(one._replace(dropout=float(one.dropout > 0)) for one in constants.operations)
+    operations = tuple(op._replace(dropout=float(op.dropout > 0)) for op in constants.operations)
     constants = constants._replace(operations=operations)
     size = layout_of(constants).size * constants.lanes
     return SpecializedProgram(

@@ -117,25 +117,25 @@ class LaneStep:
         """The output of an operation by its number: units after dropout, or the rows of X."""
         return self.inputs if number == INPUTS else self.dropped[number]
 
-    def matrix(self, numbers, one):
+    def matrix(self, numbers, op):
         """An operation's weights and biases, or gain and shift, in parameters or gradients."""
-        return numbers.at(one.flat), numbers.at(one.flat + one.lengths[0])
+        return numbers.at(op.flat), numbers.at(op.flat + op.lengths[0])
 
     def forward(self, rows):
         """Write the outputs of all operations for a block of rows; the last are logits."""
-        for number, one in enumerate(self.operations):
-            if one.kind == "dense":
+        for number, op in enumerate(self.operations):
+            if op.kind == "dense":
                 self.dense_forward(number, rows)
             else:
-                for r, cut in self.cuts(one, rows):
-                    row_formulas.forward(one.entry, self.row(number, r, cut), *one.ending)
+                for r, cut in self.cuts(op, rows):
+                    row_formulas.forward(op.entry, self.row(number, r, cut), *op.ending)
             self.drop(number, rows, self.outputs[number], self.dropped[number])
 
     def dense_forward(self, number, rows):
         """Write the outputs of a product with activation."""
-        one, n_out, last = self.operations[number], self.operations[number].n_out, len(self.operations) - 1
-        weights, biases = self.matrix(self.parameters, one)
-        x, out, entry = self.source(one.sources[0]), self.outputs[number], self.entry(number)
+        op, n_out, last = self.operations[number], self.operations[number].n_out, len(self.operations) - 1
+        weights, biases = self.matrix(self.parameters, op)
+        x, out, entry = self.source(op.sources[0]), self.outputs[number], self.entry(number)
         logits = out if self.logits[number] is None else self.logits[number]
         # A longer formula in a tile would push its sums out of the registers.
         in_tiles = entry.short and logits is out
@@ -144,8 +144,8 @@ class LaneStep:
             logits[r * n_out + j] = entry.formula(z) if in_tiles and number != last else z
 
         self.product(
-            rows, n_out, one.n_in,
-            lambda r, i: x[r * one.n_in + i], lambda i, j: weights[i * n_out + j], lambda r, j: biases[j], end,
+            rows, n_out, op.n_in,
+            lambda r, i: x[r * op.n_in + i], lambda i, j: weights[i * n_out + j], lambda r, j: biases[j], end,
         )  # fmt: skip
         if number != last and not in_tiles:
             for at in self.each(rows * n_out):
@@ -155,10 +155,10 @@ class LaneStep:
         """The activation of an operation."""
         return ACTIVATION_CODES.of_key(self.operations[number].activation)
 
-    def cuts(self, one, rows):
+    def cuts(self, op, rows):
         """Yield each row, and each that a row of an operation is cut in; or indices of written loops, once."""
         for r in self.each(rows):
-            for cut in self.each(one.subrows) if one.subrows > 1 else (0,):
+            for cut in self.each(op.subrows) if op.subrows > 1 else (0,):
                 yield r, cut
 
     def width(self, number):
@@ -167,39 +167,39 @@ class LaneStep:
 
     def row(self, number, r, cut, out=None):
         """A row of an operation that is no product, or of a subrow; out : other arrays for the result"""
-        one = self.operations[number]
-        gain, shift = self.matrix(self.parameters, one)
-        gains, shifts = (length // one.subrows for length in one.lengths)
-        at, saved = r * one.n_out + cut * one.units, self.saved[number]
+        op = self.operations[number]
+        gain, shift = self.matrix(self.parameters, op)
+        gains, shifts = (length // op.subrows for length in op.lengths)
+        at, saved = r * op.n_out + cut * op.units, self.saved[number]
         addresses = {
             "gain": gain.at(cut * gains), "shift": shift.at(cut * shifts),
-            "saved": saved and saved.at((r * one.subrows + cut) * one.entry.saved),
+            "saved": saved and saved.at((r * op.subrows + cut) * op.entry.saved),
             "out": self.outputs[number].at(at), "a": self.outputs[number].at(at),
-            "delta": self.deltas[number].at(at), **self.of_sources(("x", "other"), one, self.source, r, cut),
+            "delta": self.deltas[number].at(at), **self.of_sources(("x", "other"), op, self.source, r, cut),
         }  # fmt: skip
         row = self.constants.row_of_numbers(number)
-        numbers = [self.numbers[row + i] for i in range(one.numbers)]
-        return LaneRow(self, one.units, addresses | (out or {}), numbers)
+        numbers = [self.numbers[row + i] for i in range(op.numbers)]
+        return LaneRow(self, op.units, addresses | (out or {}), numbers)
 
-    def of_sources(self, names, one, numbers, r, cut):
+    def of_sources(self, names, op, numbers, r, cut):
         """The numbers of a subrow of each source, by name; numbers : numbers(source)"""
-        starts = zip(names, one.sources, (0, one.second), strict=False)
+        starts = zip(names, op.sources, (0, op.second), strict=False)
         return {
-            name: numbers(source).at(r * self.width(source) + cut * one.units + second)
+            name: numbers(source).at(r * self.width(source) + cut * op.units + second)
             for name, source, second in starts
         }
 
     def drop(self, number, rows, source, target):
         """Write an operation's dropout of a block of rows; nothing without dropout."""
-        one = self.operations[number]
-        if one.dropout == 0:
+        op = self.operations[number]
+        if op.dropout == 0:
             return
         threshold, scale = self.chances[number]
         word = scramble(self.word ^ number)
         for r in self.each(rows):
             row = row_word(word, self.short(self.first + r))
-            for j in self.each(one.n_out):
-                at = r * one.n_out + j
+            for j in self.each(op.n_out):
+                at = r * op.n_out + j
                 target[at] = where(is_kept(row, self.short(j), threshold), source[at] * scale, 0.0)
 
     # --- loss ----------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ class LaneStep:
             self.losses[r] = self.none
         for r in self.each(rows):
             logits, expected, outputs = (
-                one.at(r * n_out, n_out) for one in (self.outputs[-1], self.targets, self.deltas[-1])
+                array.at(r * n_out, n_out) for array in (self.outputs[-1], self.targets, self.deltas[-1])
             )
             sums = LaneRegisters(self.v, {losses.SCALES: self.scales[r]})
             if ACTIVATION_CODES.code_of_key(output.key) == SOFTMAX:
@@ -258,18 +258,18 @@ class LaneStep:
         for i in self.each(self.constants.parameters):
             self.gradients[i] = self.zero
 
-    def backward(self, rows, then=lambda one: None):
+    def backward(self, rows, then=lambda op: None):
         """Write the deltas of all operations, and add a block's rows to the gradients.
 
         then(operation) is written after the step's last reading of the operation's parameters
         """
-        for number, one in reversed([*enumerate(self.operations)]):
+        for number, op in reversed([*enumerate(self.operations)]):
             self.drop(number, rows, self.deltas[number], self.deltas[number])
-            if one.kind == "dense":
+            if op.kind == "dense":
                 self.dense_backward(number, rows)
             elif not reads_rows(self.operations, number):
                 self.row_backward(number, rows)
-            then(one)
+            then(op)
 
     def sloped(self, number, at, delta):
         """A delta times the slope of an operation's activation."""
@@ -279,32 +279,32 @@ class LaneStep:
 
     def dense_backward(self, number, rows):
         """Add the gradients of a product; write the deltas of its source."""
-        one, n_out = self.operations[number], self.operations[number].n_out
+        op, n_out = self.operations[number], self.operations[number].n_out
         delta = self.deltas[number]
         if number < len(self.operations) - 1 and not self.layout.ends[number]:
             for at in self.each(rows * n_out):
                 delta[at] = self.sloped(number, at, delta[at])
-        weights, biases = self.matrix(self.gradients, one)
-        samples, x = self.source(one.sources[0]).by_row(rows, one.n_in)
+        weights, biases = self.matrix(self.gradients, op)
+        samples, x = self.source(op.sources[0]).by_row(rows, op.n_in)
         _, d = delta.by_row(rows, n_out)
 
         def put(i, j, total):
             weights[i * n_out + j] = total
 
         self.product(
-            one.n_in, n_out, samples,
-            lambda i, r: x[r * one.n_in + i], lambda r, j: d[r * n_out + j],
+            op.n_in, n_out, samples,
+            lambda i, r: x[r * op.n_in + i], lambda r, j: d[r * n_out + j],
             lambda i, j: weights[i * n_out + j], put,
         )  # fmt: skip
         self.sum_rows(samples, n_out, d, biases)
-        if not reads_rows(self.operations, one.sources[0]):
+        if not reads_rows(self.operations, op.sources[0]):
             self.pass_down(number, rows)
 
     def sum_rows(self, rows, units, delta, out):
         """Add the deltas of rows to the gradients of biases, or of a shift."""
 
         def add(j, width):
-            found = self.carried(
+            sums = self.carried(
                 rows,
                 [out[j + i].value for i in range(width)],
                 lambda r, totals: [
@@ -312,48 +312,48 @@ class LaneStep:
                     for i, total in enumerate(totals)
                 ],
             )
-            for i, total in enumerate(found):
+            for i, total in enumerate(sums):
                 out[j + i] = Symbol(self.builder, total)
 
         self.over(units, SUMS, add)
 
     def pass_down(self, number, rows):
         """Write, or add to, the deltas of a product's source."""
-        one, source = self.operations[number], self.operations[number].sources[0]
-        weights, _ = self.matrix(self.parameters, one)
+        op, source = self.operations[number], self.operations[number].sources[0]
+        weights, _ = self.matrix(self.parameters, op)
         below, delta = self.deltas[source], self.deltas[number]
 
         def end(r, i, total):
-            at = r * one.n_in + i
+            at = r * op.n_in + i
             # Another reader of the source has written its deltas before.
-            if one.adds[0]:
+            if op.adds[0]:
                 total = below[at] + total
             # From an only reader the deltas are complete, and in registers: the slope needs no pass of its own.
             below[at] = self.sloped(source, at, total) if self.layout.ends[source] else total
 
         self.product(
-            rows, one.n_in, one.n_out,
-            lambda r, j: delta[r * one.n_out + j], lambda j, i: weights[i * one.n_out + j],
+            rows, op.n_in, op.n_out,
+            lambda r, j: delta[r * op.n_out + j], lambda j, i: weights[i * op.n_out + j],
             lambda r, i: self.zero, end,
         )  # fmt: skip
 
     def row_backward(self, number, rows):
         """Add the gradients of gain and shift; write, or add to, the deltas of the sources."""
-        one = self.operations[number]
-        kind, (gains, shifts) = one.entry, one.lengths
-        gain, shift = self.matrix(self.gradients, one)
-        for r, cut in self.cuts(one, rows):
+        op = self.operations[number]
+        kind, (gains, shifts) = op.entry, op.lengths
+        gain, shift = self.matrix(self.gradients, op)
+        for r, cut in self.cuts(op, rows):
             if gains:
-                out = gain.at(cut * (gains // one.subrows))
+                out = gain.at(cut * (gains // op.subrows))
                 row_formulas.gradient(kind, self.row(number, r, cut, {"out": out}))
-            out = self.of_sources(("out", "out2"), one, self.deltas.__getitem__, r, cut)
-            row_formulas.backward(kind, self.row(number, r, cut, out), one.adds, *one.ending)
+            out = self.of_sources(("out", "out2"), op, self.deltas.__getitem__, r, cut)
+            row_formulas.backward(kind, self.row(number, r, cut, out), op.adds, *op.ending)
         if shifts:
-            self.sum_rows(rows, one.n_out, self.deltas[number], shift)
+            self.sum_rows(rows, op.n_out, self.deltas[number], shift)
 
     # --- step ----------------------------------------------------------------------------------------
 
-    def update(self, one, moments, rate, bias_rate, constants, t, l2):
+    def update(self, op, moments, rate, bias_rate, constants, t, l2):
         """Take a step of an operation's parameters; moments : of all; l2 : of each lane, or None."""
         entry = RULE_CODES.of_key(self.constants.rule)
 
@@ -362,9 +362,9 @@ class LaneStep:
                 arrays = self.gradients, self.parameters, *moments
                 take_step(entry, rate, constants, t, arrays, i + first, penalty)
 
-        weights, biases = one.lengths
-        move(one.flat, weights, rate, l2 if one.kind == "dense" else None)
-        move(one.flat + weights, biases, bias_rate, None)
+        weights, biases = op.lengths
+        move(op.flat, weights, rate, l2 if op.kind == "dense" else None)
+        move(op.flat + weights, biases, bias_rate, None)
 
 
 # --- sums over all parameters, each in an order of its own, see `fastmlp.kernels.program.arithmetic` ------
@@ -373,18 +373,18 @@ class LaneStep:
 def penalties(step, l2):
     """Return the sum of the products' penalties, float64; l2 : of each lane, float64."""
     half, total = step.zero.number(l2) * 0.5, step.none
-    for one in step.operations:
-        if one.kind == "dense":
-            total = total + penalty(step, half, one)
+    for op in step.operations:
+        if op.kind == "dense":
+            total = total + penalty(step, half, op)
     return total
 
 
-def penalty(step, half, one):
+def penalty(step, half, op):
     """Return the penalty of a product, float64; half : of l2"""
-    weights, _ = step.matrix(step.parameters, one)
-    columns = one.n_out * rows_as_one(one.n_out)
+    weights, _ = step.matrix(step.parameters, op)
+    columns = op.n_out * rows_as_one(op.n_out)
     group = max(1, PENALTY_TERMS // -(-columns // PENALTY_LANES)) * PENALTY_ROWS * columns
-    count = one.n_in * one.n_out
+    count = op.n_in * op.n_out
     chains = step.parameters.room(step.v, PENALTY_ROWS * PENALTY_LANES)
     totals = step.parameters.room(step.wide, PENALTY_LANES)
     for lane in range(PENALTY_LANES):
@@ -397,10 +397,10 @@ def penalty(step, half, one):
             chains[chain] = with_penalty(None, half, weights[first + i], chains[chain])
         # By the order of `arithmetic`: rows of chains first, then a float64 sum for each lane.
         for lane in range(PENALTY_LANES):
-            found = chains[lane]
+            subtotal = chains[lane]
             for row in range(1, PENALTY_ROWS):
-                found = found + chains[row * PENALTY_LANES + lane]
-            totals[lane] = totals[lane] + step.widened(found)
+                subtotal = subtotal + chains[row * PENALTY_LANES + lane]
+            totals[lane] = totals[lane] + step.widened(subtotal)
     return halved([totals[lane] for lane in range(PENALTY_LANES)])
 
 
@@ -408,10 +408,10 @@ def clip(step, limit, l2):
     """Complete gradients by the penalty, and clip their norm; limit, l2 : of each lane, l2 may be None"""
     gradients, count = step.gradients, step.constants.parameters
     if l2 is not None:
-        for one in step.operations:
-            if one.kind == "dense":
-                for i in step.each(one.lengths[0]):
-                    at = i + one.flat
+        for op in step.operations:
+            if op.kind == "dense":
+                for i in step.each(op.lengths[0]):
+                    at = i + op.flat
                     gradients[at] = with_decay(gradients[at], l2, step.parameters[at])
     # With 1e-6 as PyTorch's `clip_grad_norm_`.
     scale = limit / (sqrt(sum_of_squares(step)) + 1e-6)
@@ -440,8 +440,8 @@ def sum_of_squares(step):
             exact = step.widened(step.gradients[start + i])
             chains[chain] = fma(exact, exact, chains[chain])
         for lane in range(lanes):
-            found = chains[lane]
+            subtotal = chains[lane]
             for chain in range(1, CHAINS):
-                found = found + chains[chain * lanes + lane]
-            total[0] = total[0] + found
+                subtotal = subtotal + chains[chain * lanes + lane]
+            total[0] = total[0] + subtotal
     return total[0]

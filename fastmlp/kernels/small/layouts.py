@@ -111,12 +111,12 @@ class SmallConstants(NamedTuple):
 
     def row_of_dropout(self, number: int) -> int:
         """Return the row of `lane_numbers` with the threshold of an operation's dropout; its scale follows."""
-        return LOSS_PARAMETERS + self.n_out + 2 * sum(one.dropout > 0 for one in self.operations[:number])
+        return LOSS_PARAMETERS + self.n_out + 2 * sum(op.dropout > 0 for op in self.operations[:number])
 
     def row_of_numbers(self, number: int) -> int:
         """Return the row of `lane_numbers` with the first hyperparameter of an operation."""
         before = self.operations[:number]
-        return self.row_of_dropout(len(self.operations)) + sum(one.numbers for one in before)
+        return self.row_of_dropout(len(self.operations)) + sum(op.numbers for op in before)
 
     @property
     def numbers(self) -> int:
@@ -220,14 +220,14 @@ def plan(constants):
     count = len(operations)
     # The last tile may go beyond the rows of the batch, into spare rows.
     rows = up(constants.rows, LOSS_ROWS) + max(most, MOST_HEIGHT)
-    readers = [source for one in operations for source in one.sources]
+    readers = [source for op in operations for source in op.sources]
     strides, lanes, is_transposed = {INPUTS: operations[0].n_in}, {INPUTS: most}, False
-    for i, one in enumerate(operations):
-        in_lanes = lanes[one.sources[0]]
+    for i, op in enumerate(operations):
+        in_lanes = lanes[op.sources[0]]
         # A narrow last layer would fill half of a vector at most: a row of the batch in each lane fills it.
-        is_transposed = 0 < i == count - 1 and one.n_out <= in_lanes // 2
-        lanes[i] = in_lanes if is_transposed else fitting_lanes(one.n_out, most)
-        strides[i] = up(one.n_out, lanes[i])
+        is_transposed = 0 < i == count - 1 and op.n_out <= in_lanes // 2
+        lanes[i] = in_lanes if is_transposed else fitting_lanes(op.n_out, most)
+        strides[i] = up(op.n_out, lanes[i])
 
     at = 0
 
@@ -237,62 +237,62 @@ def plan(constants):
         return start
 
     last, weights, biases = count - 1, {}, {}
-    for i, one in enumerate(operations):
-        if one.kind == "dense":
+    for i, op in enumerate(operations):
+        if op.kind == "dense":
             turned = is_transposed and i == last
-            weights[i] = take(one.n_out * strides[one.sources[0]] if turned else one.n_in * strides[i])
+            weights[i] = take(op.n_out * strides[op.sources[0]] if turned else op.n_in * strides[i])
     # A multiple of the numbers in a round of the optimiser's unrolled loop, which then has no tail.
     all_weights = at = up(at, 4 * most)
-    for i, one in enumerate(operations):
-        if one.kind != "dense" and one.lengths[0]:
-            weights[i] = take(up(one.lengths[0], lanes[i]))
+    for i, op in enumerate(operations):
+        if op.kind != "dense" and op.lengths[0]:
+            weights[i] = take(up(op.lengths[0], lanes[i]))
     gains = at = up(at, 4 * most)
-    for i, one in enumerate(operations):
-        if one.lengths[1]:
+    for i, op in enumerate(operations):
+        if op.lengths[1]:
             biases[i] = take(strides[i])
     section = at = up(at, 4 * most)
     sections = 2 + RULE_CODES.of_key(constants.rule).moments
     at = sections * section
     inputs = take(rows * operations[0].n_in)
     # Outputs after dropout, and their deltas.
-    given, deltas_of, layers = {INPUTS: inputs}, {INPUTS: -1}, []
-    for i, one in enumerate(operations):
-        source = one.sources[0]
-        is_dense, is_last, below = one.kind == "dense", i == last, deltas_of[source]
+    outputs_of, deltas_of, layers = {INPUTS: inputs}, {INPUTS: -1}, []
+    for i, op in enumerate(operations):
+        source = op.sources[0]
+        is_dense, is_last, below = op.kind == "dense", i == last, deltas_of[source]
         transposed = -1
         # The first layer passes no delta down, and a transposed layer's weights lie as the pass down reads
         # them.
         if is_dense and source != INPUTS and not (is_transposed and is_last):
-            transposed = take(strides[source] * up(one.n_out, most))
-        length = rows * (one.n_out if is_transposed and is_last else strides[i])
+            transposed = take(strides[source] * up(op.n_out, most))
+        length = rows * (op.n_out if is_transposed and is_last else strides[i])
         outputs = deltas = dropped = take(length)
         alone = [reader for reader in operations if i in reader.sources]
         # Only where a single product reads the outputs may its tiles end with the derivative, in the outputs'
         # place.
-        joined = is_dense and one.dropout == 0 and len(alone) == 1 and alone[0].kind == "dense"
-        if is_last or not (joined and ACTIVATION_CODES.of_key(one.activation).short_backward):
+        joined = is_dense and op.dropout == 0 and len(alone) == 1 and alone[0].kind == "dense"
+        if is_last or not (joined and ACTIVATION_CODES.of_key(op.activation).short_backward):
             deltas = take(length)
-        if one.dropout > 0:
+        if op.dropout > 0:
             dropped = take(length)
         other, other_stride, other_deltas = -1, 0, -1
-        if len(one.sources) > 1:
-            second_source = one.sources[1]
-            other, other_deltas = given[second_source] + one.second, deltas_of[second_source] + one.second
+        if len(op.sources) > 1:
+            second_source = op.sources[1]
+            other, other_deltas = outputs_of[second_source] + op.second, deltas_of[second_source] + op.second
             other_stride = strides[second_source]
         under = operations[source]  # of no meaning for the rows of X
         ends_below = source != INPUTS and is_dense and under.kind == "dense"
         ends_below = ends_below and under.dropout == 0 and readers.count(source) == 1
         layers.append(
             PaddedLayer(
-                one, is_transposed and is_last, lanes[i], strides[source], strides[i], weights.get(i, -1),
-                biases.get(i, -1), transposed, given[source], outputs, dropped, deltas,
+                op, is_transposed and is_last, lanes[i], strides[source], strides[i], weights.get(i, -1),
+                biases.get(i, -1), transposed, outputs_of[source], outputs, dropped, deltas,
                 below, other, other_stride, other_deltas,
-                take(rows * strides[source]) if is_dense and source != INPUTS and one.adds[0] else -1,
-                take(one.subrows * one.entry.saved * rows) if one.entry.saved else -1,
-                take(one.numbers) if one.numbers else -1, ends_below,
+                take(rows * strides[source]) if is_dense and source != INPUTS and op.adds[0] else -1,
+                take(op.subrows * op.entry.saved * rows) if op.entry.saved else -1,
+                take(op.numbers) if op.numbers else -1, ends_below,
             )
         )  # fmt: skip
-        given[i], deltas_of[i] = dropped, deltas
+        outputs_of[i], deltas_of[i] = dropped, deltas
     out_stride = strides[last]
     targets, sums = take(rows * out_stride), take(3 * rows)
     batched = -1 if is_transposed else take(3 * up(operations[last].n_out, most) * LOSS_ROWS)
@@ -352,20 +352,20 @@ def layout_of(constants: SmallConstants) -> LaneLayout:
         start, at = at, at + count * BLOCK_ROWS * needed
         return start if needed else -1
 
-    for number, one in enumerate(operations):
-        outputs = take(one.n_out)
-        drops, saved = one.dropout > 0, one.subrows * one.entry.saved
-        entry = ACTIVATION_CODES.of_key(one.activation)
+    for number, op in enumerate(operations):
+        outputs = take(op.n_out)
+        drops, saved = op.dropout > 0, op.subrows * op.entry.saved
+        entry = ACTIVATION_CODES.of_key(op.activation)
         reads_logits = "z" in entry.reads
-        keeps_logits = reads_logits and one.kind == "dense" and number < len(operations) - 1
+        keeps_logits = reads_logits and op.kind == "dense" and number < len(operations) - 1
         units.append(
             UnitOffsets(
-                outputs, take(one.n_out) if drops else outputs, take(one.n_out, keeps_logits),
-                take(one.n_out), take(saved, saved > 0),
+                outputs, take(op.n_out) if drops else outputs, take(op.n_out, keeps_logits),
+                take(op.n_out), take(saved, saved > 0),
             )
         )  # fmt: skip
         readers = [reader for reader in operations for source in reader.sources if source == number]
-        joined = len(readers) == 1 and {one.kind, readers[0].kind} == {"dense"}
+        joined = len(readers) == 1 and {op.kind, readers[0].kind} == {"dense"}
         ends.append(joined and not drops and entry.short_backward and not reads_logits)
     return LaneLayout((*units,), (*ends,), at)
 

@@ -96,7 +96,7 @@ class PaddedStep:
         """Write a formula of the numbers at `offsets`, padding included, for rows of `stride`; the first gets the result."""
         arrays = [VectorArray(self.v, self.at(offset), apart=self.itemsize) for offset in offsets]
         with counted(self.builder, rows * stride, self.v.lanes) as i:
-            arrays[0][i] = formula(*(one[i] for one in arrays))
+            arrays[0][i] = formula(*(array[i] for array in arrays))
 
     def entry(self, layer):
         """The activation of a layer; the last product's is the loss's."""
@@ -233,14 +233,14 @@ class PaddedStep:
         others : besides the sources and the parameters, by name an array's offset, the distance of its rows (0 for one
             row), and of its subrows
         """
-        one, v = layer.step, self.vectors(row_formulas.LANES)
-        (gain, shift), units, saved = one.lengths, one.units, one.entry.saved
+        op, v = layer.step, self.vectors(row_formulas.LANES)
+        (gain, shift), units, saved = op.lengths, op.units, op.entry.saved
         offsets = {
             "x": (layer.inputs, layer.in_stride, units), "other": (layer.other, layer.other_stride, units),
-            "gain": (layer.weights, 0, gain // one.subrows), "shift": (layer.biases, 0, shift // one.subrows),
-            "saved": (layer.saved, one.subrows * saved, saved), **others,
+            "gain": (layer.weights, 0, gain // op.subrows), "shift": (layer.biases, 0, shift // op.subrows),
+            "saved": (layer.saved, op.subrows * saved, saved), **others,
         }  # fmt: skip
-        numbers = [Symbol(self.builder, v.broadcast(self.at(layer.numbers + i))) for i in range(one.numbers)]
+        numbers = [Symbol(self.builder, v.broadcast(self.at(layer.numbers + i))) for i in range(op.numbers)]
 
         def write_row(i, cut):
             addresses = {
@@ -248,13 +248,13 @@ class PaddedStep:
                 for name, (at, stride, step) in offsets.items()
                 if at >= 0
             }
-            write(one.entry, Row(v, units, float(units), addresses, numbers), *options)
+            write(op.entry, Row(v, units, float(units), addresses, numbers), *options)
 
         with counted(self.builder, rows) as i:
-            if one.subrows == 1:
+            if op.subrows == 1:
                 write_row(i, 0)
             else:
-                with counted(self.builder, one.subrows) as cut:
+                with counted(self.builder, op.subrows) as cut:
                     write_row(i, cut)
 
     def row_backward(self, layer, rows):
@@ -271,7 +271,7 @@ class PaddedStep:
 
     def row_gradient(self, layer, rows):
         """Write the gradients of gain and shift over a block's rows, or add to earlier blocks'."""
-        one, (gains, shifts) = layer.step, layer.step.lengths
+        op, (gains, shifts) = layer.step, layer.step.lengths
         if not gains:
             return
         gain, v = self.plan.section + layer.weights, self.vectors(layer.lanes)
@@ -279,8 +279,8 @@ class PaddedStep:
         if not self.constants.blocks:
             self.clear(gain, up(gains, v.lanes), v)
         others = {
-            "delta": (layer.deltas, layer.out_stride, one.units),
-            "out": (gain, 0, gains // one.subrows),
+            "delta": (layer.deltas, layer.out_stride, op.units),
+            "out": (gain, 0, gains // op.subrows),
         }
         self.each_row(layer, rows, others, row_formulas.gradient)
         if shifts:
@@ -318,11 +318,11 @@ class PaddedStep:
             logits, expected, outputs = (rows_at(first + offset, width) for offset in offsets)
         else:
             v = self.vectors(min(layer.lanes, LANES))
-            there = [plan.batched + i * LANES * stride for i in range(3)]
-            here = [first * stride + offset for offset in (layer.outputs, plan.targets, layer.deltas)]
-            logits, expected, outputs = (rows_at(offset, LANES) for offset in there)
+            by_lane = [plan.batched + i * LANES * stride for i in range(3)]
+            by_row = [first * stride + offset for offset in (layer.outputs, plan.targets, layer.deltas)]
+            logits, expected, outputs = (rows_at(offset, LANES) for offset in by_lane)
             # A lane is a row here, so that a sum over outputs adds vectors and needs no sum across lanes.
-            for source, target in zip(here[:2], there):
+            for source, target in zip(by_row[:2], by_lane):
                 emit_transpose(
                     v, self.at(source), self.at(target), stride, LANES, stride * size, LANES * size, False
                 )
@@ -338,7 +338,7 @@ class PaddedStep:
         losses.blank.emit(outputs, sums)
         if not layer.is_transposed:
             emit_transpose(
-                v, self.at(there[2]), self.at(here[2]), LANES, stride, LANES * size, stride * size, False
+                v, self.at(by_lane[2]), self.at(by_row[2]), LANES, stride, LANES * size, stride * size, False
             )
         return losses.emit_total(sums)
 
@@ -420,18 +420,18 @@ class PaddedStep:
             layer.n_out,
         )
 
-        def rows(count, given, offset, length, stride):
+        def rows(count, start, offset, length, stride):
             """Write the copies of `count` rows of `length` numbers, which lie `stride` apart in the section."""
             # Rows without padding are one array of whole vectors.
             if length == stride:
                 count, length, stride = count * stride // v.lanes, v.lanes, v.lanes
             with counted(self.builder, count) as i:
-                there = v.shift(v.shift(flat, given * size), i * (length * size))
-                here = v.shift(self.at(base + offset), i * (stride * size))
+                plain = v.shift(v.shift(flat, start * size), i * (length * size))
+                padded = v.shift(self.at(base + offset), i * (stride * size))
                 # Products run over the padding, which must add 0.
                 if inwards and length < stride:
-                    v.store(v.zero, v.shift(here, (stride - v.lanes) * size))
-                self.copy_row(*((there, here) if inwards else (here, there)), length)
+                    v.store(v.zero, v.shift(padded, (stride - v.lanes) * size))
+                self.copy_row(*((plain, padded) if inwards else (padded, plain)), length)
 
         (weights, biases), begin = layer.step.lengths, layer.step.flat
         if layer.weights < 0:
@@ -443,13 +443,13 @@ class PaddedStep:
         else:
             if inwards:  # the numbers are scattered, with the padding between them
                 self.clear(base + layer.weights, n_out * layer.in_stride, v)
-            there = NumberArray(self.builder, self.dtype, v.shift(flat, begin * size))
-            here = self.numbers(base + layer.weights)
+            plain = NumberArray(self.builder, self.dtype, v.shift(flat, begin * size))
+            padded = self.numbers(base + layer.weights)
             with counted(self.builder, layer.n_in) as i:
                 for j in range(n_out):
                     if inwards:
-                        here[i + j * layer.in_stride] = there[i * n_out + j]
+                        padded[i + j * layer.in_stride] = plain[i * n_out + j]
                     else:
-                        there[i * n_out + j] = here[i + j * layer.in_stride]
+                        plain[i * n_out + j] = padded[i + j * layer.in_stride]
         if biases:
             rows(1, begin + weights, layer.biases, n_out, layer.out_stride)

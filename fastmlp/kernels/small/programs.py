@@ -1,8 +1,7 @@
 """Programs of single small networks: by blocks of rows in a workspace, or in vector registers."""
 
-# ruff: noqa: F821  (the templates' names are bound later)
-
 from functools import partial
+from typing import TYPE_CHECKING
 
 from llvmlite import ir
 from numba import types
@@ -20,6 +19,12 @@ from fastmlp.kernels.program.step_numbers import loss_factor, penalty_factor
 from fastmlp.kernels.small.lane_numbers import RowRegisters, Slots
 from fastmlp.kernels.small.lane_step import LaneStep
 from fastmlp.kernels.small.padded_step import PaddedStep
+
+if TYPE_CHECKING:
+
+    def run(*arguments):
+        """Take the steps of a chunk: the function of `block_names` or `register_names`."""
+
 
 disposable = partial(of_arrays, make=Intrinsic)
 """`of_arrays` for intrinsics that are deleted with their program."""
@@ -72,11 +77,11 @@ def block_names(constants):
                 step.forward(rows)
                 value.value = step.loss(rows, parameter, value.value)
                 step.backward(rows)
-            found = value.value / value_divisor
+            value_of_step = value.value / value_divisor
             if constants.l2:
                 l2 = l2_of_all * penalty_factor.formula(shares_penalty, total)
-                found = found + step.penalties(parameters.data, l2)
-            losses[s] = found
+                value_of_step = value_of_step + step.penalties(parameters.data, l2)
+            losses[s] = value_of_step
             t = Symbol(builder, builder.sitofp((before + s + 1).value, double))
             step.update([rates[s * 2 + i] for i in range(2)], of_rule, t, l2)
         for section, address in flat.items():
@@ -123,15 +128,15 @@ def register_names(constants):
 
             def columns(numbers, width):
                 """Return the numbers of all rows, a vector for each column."""
-                found = RowRegisters(v, {})
+                by_column = RowRegisters(v, {})
                 for i in range(width):
                     vector = ir.Constant(v.type, ir.Undefined)
                     # Rows lie apart in memory: their numbers are inserted one by one, once a step.
                     for lane, row in enumerate(rows):
                         number = numbers[row * width + i].value
                         vector = builder.insert_element(vector, number, INT32(lane))
-                    found[i] = Symbol(builder, vector)
-                return found
+                    by_column[i] = Symbol(builder, vector)
+                return by_column
 
             step.inputs, step.targets = columns(inputs, constants.n_in), columns(targets, constants.n_out)
             factor = loss_factor.formula(float(of_row), totals[s])
@@ -141,15 +146,15 @@ def register_names(constants):
             step.scales = scales
             step.clear()
             # LLVM leaves out x + -0.0: a chain begins with the first row's.
-            for one in constants.operations:
-                first = one.flat + one.lengths[0]
-                for bias in range(first, first + one.lengths[1]):
+            for op in constants.operations:
+                first = op.flat + op.lengths[0]
+                for bias in range(first, first + op.lengths[1]):
                     step.gradients[bias] = -step.zero
             step.forward(1)
             losses[s] = step.loss(1, of_loss)
             rate, bias_rate = (rates[s * 2 + i] for i in range(2))
             # Gradients of one layer at a time: those of all took 5 % longer at 5-5-3-2.
-            step.backward(1, then=lambda one: step.update(one, [], rate, bias_rate, [], None, None))
+            step.backward(1, then=lambda op: step.update(op, [], rate, bias_rate, [], None, None))
         for p in range(count):
             parameters[p] = Symbol(builder, builder.extract_element(held[p].value, INT32(0)))
 

@@ -1,25 +1,72 @@
-"""Fused chains of elementwise operations, with each number in registers throughout.
+"""A fused chain of elementwise operations, with each number in registers throughout.
 
 Each operation has the formula of its kind; the backward pass computes the numbers in between again.
-`Operation.fused` says which operations are a chain.
+`Operation.fused` says which operations are a chain: the last of them computes all.
 """
 
 # mypy: ignore-errors
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
 from numba import types
 
 from fastmlp.kernels.codegen.scalars import backward_of
 from fastmlp.kernels.codegen.symbols import INT, Symbol
 from fastmlp.kernels.codegen.vectors import NumberArray, Vectors, counted, of_code, shifted, smaller
+from fastmlp.kernels.codegen.views import matrix, rows_of, span, units_of
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.row_formulas import LANES, number_at, unit_gradient, unit_value
+from fastmlp.kernels.program.step_numbers import left_whole, parts_of
+from fastmlp.kernels.program.weight_templates import clear, update_vectors
 from fastmlp.model.custom import BIAS
 from fastmlp.model.operations import FusedChain, Kind
 
+if TYPE_CHECKING:
+    from fastmlp.kernels.variants.baseline import bias_gradient
+
 STRIP = 512
 """Units whose sums and parameters stay in L1 while the rows of a part are read."""
+
+
+def forward(call, start, rows, number, first, last, worker):
+    """Take a product's outputs through the chain."""
+    operations, memory, op = call.operations, call.memory, call.operations[number]
+    if op.joined != 0:
+        return
+    z = rows_of(units_of(memory, call.logits, op, rows), first, last)
+    a = rows_of(units_of(memory, call.activations, op, rows), first, last)
+    fused_forward(op.kind, operations, number, call.parameters, z, a)
+
+
+def backward(call, rows, of_all, number, first, last, worker):
+    """Make the chain's delta that of the product; sum the gradients of each part of the rows."""
+    operations, memory, op = call.operations, call.memory, call.operations[number]
+    if op.joined != 0:
+        return
+    z = rows_of(units_of(memory, call.logits, op, rows), first, last)
+    delta = rows_of(units_of(memory, call.deltas, op, rows), first, last)
+    sums = span(memory, call.part_sums, call.length)
+    fused_backward(op.kind, operations, number, call.parameters, z, first, parts_of(rows), sums, delta)
+
+
+def gradient(call, start, rows, step, number, penalised, rates, top, bottom, worker, workers):
+    """Add up an operation's sums of all parts: the gradients of its gain and shift; update both."""
+    if worker != number % workers:
+        return
+    op, parts = call.operations[number], parts_of(rows)
+    out = span(call.gradients, op.weights, op.trained)
+    if rows > 0:
+        bias_gradient(matrix(call.memory, call.part_sums + op.sums * parts, parts, len(out)), out)
+    else:
+        clear(out)
+    # The chain sums both; a shift without training must not move.
+    if not op.trains_bias:
+        clear(span(call.gradients, op.biases, op.trained))
+    if not left_whole(call):
+        update_vectors(call, step, number, rates, worker, workers)
+
+
+update = update_vectors
 
 
 class FusedChainWriter:
@@ -48,10 +95,10 @@ class FusedChainWriter:
             )
             addresses, numbers = [], []
             if isinstance(part, Kind):
-                starts = (biases if one.shape == BIAS else weights for one in part.parameters)
+                starts = (biases if parameter.shape == BIAS else weights for parameter in part.parameters)
                 addresses = [self.v.shift(parameters.data, start * itemsize) for start in starts]
-                given = field("numbers", types.float64)
-                numbers = [number_at(given, i, itemsize) for i in range(len(part.row.numbers))]
+                fixed = field("numbers", types.float64)
+                numbers = [number_at(fixed, i, itemsize) for i in range(len(part.row.numbers))]
             self.links.append((part, addresses, numbers, sums, trained - weights))
 
     def at(self, address, unit):
@@ -67,13 +114,15 @@ class FusedChainWriter:
 
         unit, row : of a vector, under the mask
         """
-        value, found = self.load(self.z, row * self.width + unit, mask), []
+        value, read = self.load(self.z, row * self.width + unit, mask), []
         for part, addresses, numbers, *_ in self.links:
-            given = [self.load(address, unit, mask) for address in addresses]
-            found.append((value, given))
+            parameters = [self.load(address, unit, mask) for address in addresses]
+            read.append((value, parameters))
             is_kind = isinstance(part, Kind)
-            value = value.number(unit_value(part, value, given, numbers) if is_kind else part.formula(value))
-        return found, value
+            value = value.number(
+                unit_value(part, value, parameters, numbers) if is_kind else part.formula(value)
+            )
+        return read, value
 
     def forward(self, out):
         """Write the chain of all rows to the address `out`."""
@@ -108,17 +157,17 @@ class FusedChainWriter:
             passed, _ = self.passed(unit, row, mask)
             address = self.at(delta, row * self.width + unit)
             by_output = Symbol(self.builder, self.v.load(address, mask))
-            for (part, addresses, numbers, *_), (x, given), sums in reversed(
+            for (part, addresses, numbers, *_), (x, parameters), sums in reversed(
                 [*zip(self.links, passed, sums_at, strict=True)]
             ):
                 if isinstance(part, Kind):
-                    found = unit_gradient(part, by_output, x, given, numbers)
+                    derivatives = unit_gradient(part, by_output, x, parameters, numbers)
                 else:
-                    found = [backward_of(part, by_output, x, x.number(part.formula(x)))]
-                if len(addresses) > len(found) - 1:  # a shift, whose derivative is that by the output
-                    found.append(by_output)
-                by_output = found[0]
-                for number, by_parameter in enumerate(found[1:]):
+                    derivatives = [backward_of(part, by_output, x, x.number(part.formula(x)))]
+                if len(addresses) > len(derivatives) - 1:  # a shift, whose derivative is that by the output
+                    derivatives.append(by_output)
+                by_output = derivatives[0]
+                for number, by_parameter in enumerate(derivatives[1:]):
                     at = number * self.width + unit
                     total = self.load(sums, at, mask) + by_parameter
                     self.v.store(total.value, self.at(sums, at), mask)
