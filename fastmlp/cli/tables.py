@@ -6,11 +6,10 @@ import argparse
 import contextlib
 import re
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from fastmlp import checks
 from fastmlp.checks import CheckpointError, needed
@@ -33,11 +32,11 @@ from fastmlp.cli.table_report import (
     write,
 )
 from fastmlp.model.activations import HIDDEN
-from fastmlp.system.notices import Bar, say
-from fastmlp.tables.categories import Category, Targets
+from fastmlp.system.notices import say
+from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import MISSING
 from fastmlp.tables.frames import TableError, pl, separated
-from fastmlp.tables.kinds import KINDS, row_numbers
+from fastmlp.tables.kinds import KINDS
 from fastmlp.tables.reading import FORMATS, ReadOptions, read
 from fastmlp.tables.recipe import recipes_of
 from fastmlp.tables.targets import with_targets
@@ -92,6 +91,8 @@ OF_TASKS = {
 }
 """Options of a single task."""
 
+LEAST_LIMIT = 1e-3  # seconds of a time limit that reading has used up
+
 HELD_COVERAGE = 0.9  # the coverage of intervals in a file of rows held out
 
 
@@ -144,78 +145,55 @@ def train(arguments: argparse.Namespace) -> int:
     """Train on a table; return the exit code."""
     called = time.monotonic()
     from fastmlp.tables.estimators import ESTIMATORS
-    from fastmlp.tables.held_out import LEAST_ROWS, dependence_of, held_rows
-    from fastmlp.tables.report import compared, outputs_in_parts, simpler
-    from fastmlp.tables.search import Deadline
 
     with telling(arguments.dataset):
         limit = None if arguments.time_limit is None else _seconds("time-limit", arguments.time_limit)
-        deadline = Deadline(limit, called)
         needed("polars", "table", "a table")
         seed, fraction = _refused_before_reading(arguments)
         options, read_options = _options(arguments), _read_options(arguments)
-        frame = read(arguments.dataset, read_options)
-        options["monotone"] = dict.fromkeys(_names(arguments.rising, frame.columns), 1)
-        options["monotone"] |= dict.fromkeys(_names(arguments.falling, frame.columns), -1)
-        target, whole = _target(arguments, frame), len(frame)
-        kinds = _kinds(arguments, frame.columns)
-        with Bar(None, "", "targets"):
-            frame, series = separated(frame, target)
-            frame, series, texts = as_written(frame, series, kinds, read_options.missing, arguments.task)
-            numbered = row_numbers(frame)
-            frame, _, task, y = with_targets(frame, series, arguments.task)
-        least = LEAST_ROWS + (arguments.test is None)
-        if len(y) < least:
-            raise TableError(f"at least {least} rows with a target are needed, got {len(y)}")
+        frames = [read(arguments.dataset, read_options)]
+        columns, whole = frames[0].columns, len(frames[0])
+        options["monotone"] = dict.fromkeys(_names(arguments.rising, columns), 1)
+        options["monotone"] |= dict.fromkeys(_names(arguments.falling, columns), -1)
+        target, kinds = _target(arguments, frames[0]), _kinds(arguments, columns)
         for name in [target] if isinstance(target, str) else target:
-            if isinstance(kinds.pop(name, ()), str):
+            if isinstance(kinds.get(name), str):
                 raise Mistake(f"column {name!r} is the target, which has no other kind")
-        target = series.name
+        task = arguments.task or _task(frames[0], target, kinds, read_options.missing)
         for other, names in OF_TASKS.items():
             for name in names if other != task else ():
                 if options.pop(name) is not None:
                     raise Mistake(f"--{name.replace('_', '-')} is for {other}s, and this is a {task}")
         if task == Regression.name:
             options["loss"] = options["loss"] or "squared"
-        with Bar(None, "", "holding out rows"):
-            dropped = [name for name, kind in kinds.items() if kind == "drop"]
-            dependence = dependence_of(frame, y, arguments.time, arguments.group, [*numbered, *dropped])
-            held = np.zeros(len(y), bool)
-            if arguments.test is None:
-                held = held_rows(y, task, fraction, seed, dependence)
         estimator = ESTIMATORS[task](
             **options, columns=kinds, missing=read_options.missing, random_state=seed, progress=None
         )
+        if limit is not None:
+            estimator.time_limit = max(LEAST_LIMIT, limit - (time.monotonic() - called))
         began = time.perf_counter()
+        kept = frames[:] if arguments.held_out is not None else []
+        test = arguments.test or fraction
         try:
-            trained, learned = frame.filter(~held), y[~held]
-            estimator.learn(trained, learned, target, numbered, texts)
-            estimator.describe(frame, y, texts, held if held.any() else None)
-            of_columns = estimator.report_
-            judged, judged_y = frame.filter(held), y[held]
-            if arguments.test is not None:
-                judged, judged_y, _ = estimator.looked_at(arguments.test, None)
-            del frame
-            others = simpler(estimator, trained, learned, judged, judged_y, seed, deadline)
-            targets = Targets(estimator.task_, learned)
-            X = estimator.encoding_.encoded(trained, estimator.floats, None, targets)
-            judged_X = estimator.encoding_.encoded(judged, estimator.floats)
-            if arguments.held_out is None:
-                judged = judged.clear()
-            del trained  # the table is no longer there while networks are trained
-            estimator.train(X, learned, deadline=deadline, dependence=dependence.of(~held))
+            with warnings.catch_warnings():  # what is warned of is in the report
+                warnings.simplefilter("ignore", UserWarning)
+                estimator.fit(frames.pop(), target, test=test)  # which frees the frame
         except DivergenceError as error:
             say(f"fastmlp: {error}; here that is --learning-rate")
             return 1
         seconds = time.perf_counter() - began
-        outputs = outputs_in_parts(estimator, judged_X)
-        words = {"words": _words(read_options, estimator), "held out": _how(arguments)}
-        estimator.report_ = compared(estimator, outputs, judged_y, others) | words | of_columns
-        if arguments.held_out is not None:
-            _write_held_out(estimator, judged, judged_y, outputs, target, arguments.held_out)
+        estimator.time_limit = limit
+        estimator.report_ |= {"words": _words(read_options, estimator), "held out": _how(arguments)}
+        for frame in kept:
+            rows, y, _ = estimator.looked_at(*((frame, target) if arguments.test is None else (test, None)))
+            _write_held_out(estimator, rows, y, estimator.outputs(rows), arguments.held_out)
         if arguments.output is not None:
             estimator.save(arguments.output)
-    found = described(estimator) | {"file": arguments.dataset, "seconds": seconds, "left out": whole - len(y)}
+    rows_used = sum(estimator.report_["rows"][name] for name in ("trained on", "held out"))
+    left_out = (
+        whole - rows_used if arguments.test is None else whole - estimator.report_["rows"]["trained on"]
+    )
+    found = described(estimator) | {"file": arguments.dataset, "seconds": seconds, "left out": left_out}
     if arguments.json:
         print_json(found | {"model": arguments.output})
         return 0
@@ -224,6 +202,13 @@ def train(arguments: argparse.Namespace) -> int:
     print_scores(estimator)
     print(f"model      {arguments.output or 'not kept; -o FILE writes it'}")
     return 0
+
+
+def _task(frame: pl.DataFrame, target: Any, kinds: Any, missing: Sequence[str]) -> str:
+    """Return the name of the task by the values of the targets."""
+    _, series = separated(frame, target)
+    _, series, _ = as_written(frame.select(()), series, kinds, missing, None)
+    return with_targets(series.to_frame(), series)[2]
 
 
 def _refused_before_reading(arguments: argparse.Namespace) -> tuple[int, float]:
@@ -245,10 +230,9 @@ def _refused_before_reading(arguments: argparse.Namespace) -> tuple[int, float]:
     return seed, fraction
 
 
-def _write_held_out(
-    estimator: Estimator, rows: pl.DataFrame, y: Any, outputs: Any, target: str, path: str
-) -> None:
+def _write_held_out(estimator: Estimator, rows: pl.DataFrame, y: Any, outputs: Any, path: str) -> None:
     """Write rows held out with their targets and predictions."""
+    target = estimator.target_name_
     has_ends = estimator.errors_ is not None and estimator.errors_.allow(HELD_COVERAGE)
     coverage = HELD_COVERAGE if has_ends else None
     targets = {name: y[name] for name in y.dtype.names} if y.dtype.names else {target: y}

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +20,7 @@ from fastmlp.checks import CheckpointError
 from fastmlp.data.arrays import checked_weights, floating_dtype
 from fastmlp.files import archive
 from fastmlp.model.state import is_bfloat16
+from fastmlp.system.notices import Bar
 from fastmlp.tables import effects, held_out, report, search
 from fastmlp.tables.attribution import Attributed
 from fastmlp.tables.categories import Targets
@@ -26,7 +28,7 @@ from fastmlp.tables.columns import MISSING, Array
 from fastmlp.tables.encoding import Encoding, in_doubt, rows_of_columns, with_codes
 from fastmlp.tables.exporting import Exported
 from fastmlp.tables.frames import TableError, as_given, pl, separated
-from fastmlp.tables.held_out import ALONE, Dependence, dependence_of
+from fastmlp.tables.held_out import ALONE, LEAST_ROWS, Dependence, dependence_of, held_rows
 from fastmlp.tables.intervals import HeldErrors, errors_of, out_of_fold
 from fastmlp.tables.kinds import Scaled
 from fastmlp.tables.kinds import row_numbers as numbers_of_rows
@@ -100,7 +102,7 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
         prediction, over the target's deviation
     shortened_ : str or None, in words the networks, epochs and rows that `time_limit` left out
     report_ : dict; "columns" has a row for each column: name, kind, use, missing values, levels of a
-        category, an example, and a doubt; `fastmlp train`, and `fit` with `test`, add scores
+        category, an example, and a doubt; `fit` with `test` adds scores
     fingerprint_ : str, digests of the table of the training, and of each table of `fit_more`
     held_ : (rows,) array of bool or None, rows of that table held out for the report
     feature_names_in_ : (columns,) array of str, the columns of the table
@@ -139,15 +141,7 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
         given = locals()
         self.__dict__ |= {name: given[name] for name in inspect.signature(TableEstimator).parameters}
 
-    def fit(
-        self,
-        X: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        *,
-        row_numbers: Collection[str] = (),
-        test: Any = None,
-    ) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, test: Any = None) -> Self:
         """Learn the columns and train the networks.
 
         Parameters
@@ -160,9 +154,9 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
             returns a frame. For a regressor, texts among several targets are classes. Rows without a target
             are left out.
         sample_weight : (rows,) array of at least 0, optional
-        row_numbers : columns to drop, because they number the rows of a table with X as a part
-        test : table, optional
-            Rows for the scores of `report_`, with the column y, or a pair (X, y).
+        test : float, or table, optional
+            Rows for the scores of `report_`, beside a constant and a linear model: a fraction of the rows of
+            X, held out as `time` and `group` say, or a table with the column y, or a pair (X, y).
 
         Raises
         ------
@@ -179,34 +173,52 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
         """
         deadline = Deadline(self.time_limit)
         self._recipes()  # refuses settings before anything is read
-        given = self.columns or {}
-        frame, target = separated(as_frame(X, self.read_options(given, target=y, learns=True)), y)
-        whole, target, texts = as_written(frame, target, given, self.missing_texts, self._task)
-        if (name := target.name) in whole.columns and whole[name].equals(target):
-            warnings.warn(f"column {name!r} of X is the target: fit(X, {name!r}) leaves it out", stacklevel=2)
-        frame, values, weights = self._with_targets(whole, target, sample_weight)
-        said = {*row_numbers}
-        if len(frame) < len(whole):
-            row_numbers = {*row_numbers, *numbers_of_rows(whole)}
-        del whole
-        self.learn(frame, values, target.name, row_numbers, texts)
-        self.describe(frame, values, texts)
-        rows = self.report_["columns"]
-        if line := in_doubt([row for row in rows if row["name"] not in said]):
+        given, seed = self.columns or {}, self._seed
+        fraction = 0.0
+        if isinstance(test, Real):
+            fraction = checks.real("test", test, 0, 1, open_low=True, open_high=True)
+        with Bar(None, "", "targets", self.progress):
+            frame, target = separated(as_frame(X, self.read_options(given, target=y, learns=True)), y)
+            whole, target, texts = as_written(frame, target, given, self.missing_texts, self._task)
+            if (name := target.name) in whole.columns and whole[name].equals(target):
+                line = f"column {name!r} of X is the target: fit(X, {name!r}) leaves it out"
+                warnings.warn(line, stacklevel=2)
+            frame, values, weights = self._with_targets(whole, target, sample_weight)
+        del X
+        if len(values) < (least := LEAST_ROWS + bool(fraction)):
+            raise TableError(f"at least {least} rows with a target are needed, got {len(values)}")
+        is_part = fraction or len(frame) < len(whole)
+        row_numbers = numbers_of_rows(whole) if is_part else []
+        learned, held = frame, np.zeros(len(values), bool)
+        if fraction:
+            with Bar(None, "", "holding out rows", self.progress):
+                drops = [name for name, kind in given.items() if kind == "drop"]
+                dependence = dependence_of(frame, values, self.time, self.group, [*row_numbers, *drops])
+                held = held_rows(values, self._task, fraction, seed, dependence)
+            learned, weights = frame.filter(~held), None if weights is None else weights[~held]
+        self.learn(learned, values[~held], target.name, row_numbers, texts)
+        self.fingerprint_ = self.encoding_.fingerprint(frame, values)
+        self.report_ = {"columns": rows_of_columns(self.encoding_, frame, texts)}
+        self.held_ = held if fraction else None
+        if line := in_doubt(self.report_["columns"]):
             warnings.warn(line, stacklevel=2)
-        targets = Targets(self.task_, values)
-        dependence = dependence_of(frame, values, self.time, self.group, self.encoding_.dropped)
-        encoded = self.encoding_.encoded(frame, self.floats, self.progress, targets)
-        if test is not None:
-            pair = test if isinstance(test, tuple) else (test, y if isinstance(y, str) else None)
+        if fraction:
+            tested, judged = frame.filter(held), values[held]
+        elif test is not None:
+            pair = test if isinstance(test, tuple) else (test, None)
             tested, judged, _ = self._read(*pair)
-            others = report.simpler(self, frame, values, tested, judged, 0, deadline)
+        del frame, whole
+        values = values[~held]
+        dependence = dependence_of(learned, values, self.time, self.group, self.encoding_.dropped)
+        encoded = self.encoding_.encoded(learned, self.floats, self.progress, Targets(self.task_, values))
+        if test is not None:
+            others = report.simpler(self, learned, values, tested, judged, seed, deadline)
             tested = self.encoding_.encoded(tested, self.floats)
-        del frame, X  # the frame of a file is freed before the training
+        del learned  # the frame of a file is freed before the training
         self.train(encoded, values, weights, deadline, dependence)
         if test is not None:
-            scores = report.compared(self, report.outputs_in_parts(self, tested), judged, others)
-            self.report_ |= scores
+            outputs = report.outputs_in_parts(self, tested)
+            self.report_ |= report.compared(self, outputs, judged, others)
         if self.shortened_ is not None:
             by = "there was" if deadline.interrupted else f"time_limit={self.time_limit:g} left"
             warnings.warn(f"{by} room for {self.shortened_}", stacklevel=2)
@@ -226,8 +238,6 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
         row_numbers : as for `fit`; found : the writings of the table's texts
         """
         recipes = self._recipes()
-        if len(y) < 3:
-            raise TableError(f"at least 3 rows are needed, got {len(y)}")
         names = {"loss": "loss", "target_transform": "transform"}.items()
         of_numbers = {setting: self._settings[name] for name, setting in names if name in self._settings}
         self.task_ = learned_task(self._task, y, **of_numbers)
@@ -264,14 +274,6 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
             encoding = with_codes(encoding, frame, few, given, self.levels)
         self.encoding_ = encoding
 
-    def describe(
-        self, frame: pl.DataFrame, y: Array, found: FoundWritings | None = None, held: Array | None = None
-    ) -> None:
-        """Keep the facts of a whole table, whose rows but those held out, (rows,), were learned from."""
-        self.fingerprint_ = self.encoding_.fingerprint(frame, y)
-        self.report_ = {"columns": rows_of_columns(self.encoding_, frame, found)}
-        self.held_ = held
-
     def train(
         self,
         X: Any,
@@ -303,7 +305,7 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
         deadline: Deadline, several: Array | None = None,
     ) -> TableTraining:  # fmt: skip
         """Return the rows for trainings with the estimator's options; several : as for `inputs_of`"""
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = self._seed
         signs = self.encoding_.signs(self.monotone or {})
         several = np.zeros(0, bool) if several is None else several & (signs[: len(several)] == 0)
         if recipe.balanced:
@@ -525,6 +527,11 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
         estimator.__dict__ |= state
         estimator._name([column.name for column in estimator.encoding_.columns], estimator.target_name_)
         return estimator
+
+    @property
+    def _seed(self) -> int:
+        """A seed of `random_state`, which draws anew from a generator."""
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     @property
     def _settings(self) -> dict[str, Any]:

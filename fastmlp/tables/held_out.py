@@ -129,7 +129,7 @@ def held_rows(y: Array, task: str, fraction: float, seed: int, dependence: Depen
         count = len(np.unique(indices[held]))
     if (left := len(firsts) - count) < least:
         raise ValueError(
-            f"--test-share {fraction:g} leaves {left} of {len(firsts)} {what} to train on; {least} are needed"
+            f"a test share of {fraction:g} leaves {left} of {len(firsts)} {what}; {least} are needed"
         )
     if dependence.time is not None:
         return held

@@ -80,14 +80,14 @@ def test_rows_without_a_target_are_left_out(kind, y):
     frame = flats().drop({"kind", "price"} - {y}).with_columns(id=pl.int_range(200))
     weights, is_there = np.random.default_rng(0).random(200), (frame["noise"] < 1).to_numpy()
     kept, missing = frame.filter(is_there), frame.with_columns(pl.when(pl.col("noise") < 1).then(y).alias(y))
-    expected = kind(**QUICK).fit(kept, y, weights[is_there], row_numbers=["id"])
+    expected = kind(**QUICK).fit(kept.drop("id"), y, weights[is_there])
     says = f"{200 - is_there.sum()} of 200 rows have no target and are left out"
     X, out = missing.drop(y), r"^columns left out: 'id' \(it numbers the rows\)$"
     for table, target in ((missing, y), (X, missing[y].to_pandas()), (X, missing[y].to_numpy())):
         with pytest.warns(UserWarning, match=out), pytest.warns(UserWarning, match=f"^{says}$") as caught:
             model = kind(**QUICK).fit(table, target, weights)
         assert len(caught) == 2
-        assert model.encoding_ == expected.encoding_
+        assert model.encoding_.used == expected.encoding_.used
         np.testing.assert_array_equal(model.outputs(frame), expected.outputs(frame))
         with pytest.warns(UserWarning, match=f"^{says}$"):
             score = model.score(table, target, weights)
@@ -139,7 +139,7 @@ def test_weights_and_balance_count():
         (flats()[["price", "size"]], ["size", "price"], "^there are no columns to .* beside the targets$"),
         (flats().select(), np.zeros(200), "^there are no columns to learn from$"),
         (np.zeros((200, 0)), np.zeros(200), "^there are no columns to learn from$"),
-        (flats().head(2), "price", "at least 3 rows are needed, got 2"),
+        (flats().head(2), "price", "at least 3 rows with a target are needed, got 2"),
         (flats().with_columns(price=1.0), "price", "a regression needs different numbers, got only 1"),
         (
             flats(),

@@ -108,9 +108,9 @@ def test_groups_whose_first_rows_are_of_one_class_are_held_out():
     groups, y = np.arange(60) % 4, np.where(np.arange(60) < 30, "no", "yes")
     held = held_rows(y, "classification", 0.2, 0, Dependence(groups=groups, named=True))
     assert len({*groups[held]}) == 1
-    with pytest.raises(ValueError, match=r"--test-share 0.7 leaves 1 of 4 groups to train on; 2 are needed"):
+    with pytest.raises(ValueError, match=r"test share of 0.7 leaves 1 of 4 groups; 2 are needed"):
         held_rows(y, "classification", 0.7, 0, Dependence(groups=groups, named=True))
-    with pytest.raises(ValueError, match=r"--test-share 0.99 leaves 1 of 60 rows to train on; 3 are needed"):
+    with pytest.raises(ValueError, match=r"test share of 0.99 leaves 1 of 60 rows; 3 are needed"):
         held_rows(y, "classification", 0.99, 0, Dependence(np.arange(60)))
 
 

@@ -189,7 +189,7 @@ def test_letters_that_a_picture_has_not_are_refused_in_one_line(tmp_path, comman
         ("train flats.csv --target price --dropout 1 --drop size,city,kind", 2, "dropout must be in [0, 1)"),
         ("train flats.csv --target price --epochs 0", 2, "epochs must be at least 1, got 0"),
         ("train flats.csv --target price --test-share 1", 2, "test-share must be in (0, 1), got 1.0"),
-        ("train flats.csv --target price --test-share 0.99", 2, "--test-share 0.99 leaves 2 of 200 rows"),
+        ("train flats.csv --target price --test-share 0.99", 2, "a test share of 0.99 leaves 2 of 200 ro"),
         ("train flats.csv --target price --dtype bfloat16 --backend fused", 2, "'bfloat16' goes with the b"),
         ("train flats.csv --target price --dtype half", 2, "unknown dtype 'half'; choose from: float32"),
         ("train flats.csv.gz --target price", 3, "flats.csv.gz: files of tables end in .csv, .tsv"),
