@@ -307,7 +307,8 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
         """Return the rows for trainings with the estimator's options; several : as for `inputs_of`"""
         seed = self._seed
         signs = self.encoding_.signs(self.monotone or {})
-        several = np.zeros(0, bool) if several is None else several & (signs[: len(several)] == 0)
+        several = np.zeros(self.encoding_.numbers, bool) if several is None else several
+        several &= signs[: len(several)] == 0
         if recipe.balanced:
             weights = balanced(targets, weights, self.task_.n_out)
         return TableTraining(

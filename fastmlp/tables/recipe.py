@@ -281,21 +281,24 @@ def have_three(X: Any, numbers: int) -> Array:
     return several
 
 
-def inputs_of(columns: int, recipe: Recipe, several: Array) -> int | Blocks:
+def inputs_of(columns: int, recipe: Recipe, several: Array, in_blocks: bool = False) -> int | Blocks:
     """Return the inputs of a network for X: blocks of columns, or the number of columns.
 
     Columns of three different numbers and more are embedded, other columns are inputs as they are.
 
     columns : of X; several : as `have_three` returns it; the columns behind are a sparse block
+    in_blocks : True for blocks without embeddings, too, as several heads read sparse X
     """
+    sparse = [SparseNumbers(columns - len(several))] if columns > len(several) else []
     if not recipe.embeds or not several.any():
-        return columns
+        dense = [Numbers(len(several))] if len(several) else []
+        return (*dense, *sparse) if in_blocks else columns
     width = max(LEAST_WIDTH, min(recipe.width, MOST_UNITS // int(several.sum())))
     embedding: NumberEmbedding
     embedding = Periodic(width, recipe.sigma) if recipe.sigma else PiecewiseLinear(recipe.bins, width)
     groups = ((embedded, len(list(group))) for embedded, group in groupby(several))
     blocks = [Numbers(count, embedding if embedded else None) for embedded, count in groups]
-    return (*blocks, SparseNumbers(columns - len(several))) if columns > len(several) else tuple(blocks)
+    return (*blocks, *sparse)
 
 
 def rows_for(inputs: int | Blocks, X: Any) -> Any:
@@ -304,7 +307,7 @@ def rows_for(inputs: int | Blocks, X: Any) -> Any:
         return X
     numbers = X.shape[1] - sparse_columns(inputs)
     ends = [*accumulate(block.columns for block in inputs if isinstance(block, Numbers))]
-    dense = np.split(X[:, :numbers].toarray(), ends[:-1], axis=1)
+    dense = np.split(X[:, :numbers].toarray(), ends[:-1], axis=1) if ends else []
     return [*dense, X[:, numbers:]] if numbers < X.shape[1] else dense
 
 

@@ -29,7 +29,7 @@ from fastmlp.tables.columns import Array
 from fastmlp.tables.frames import TableError
 from fastmlp.tables.held_out import ALONE, FOLDS, Dependence, Part, folds
 from fastmlp.tables.recipe import MANY_ROWS, MEMBER_VISITS, Recipe, inputs_of, predicted, rows_for
-from fastmlp.tables.tasks import Task
+from fastmlp.tables.tasks import Several, Task
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
 
@@ -238,7 +238,8 @@ class TableTraining:
     def _options(self, job: Planned, known: dict[Any, tuple[Any, ...]]) -> dict[str, Any]:
         """Return the options of `fit_many` for a network; known : arrays of rows, which networks share."""
         recipe, (rows, held), index, epochs, initial = job
-        inputs = inputs_of(self.X.shape[1], recipe, self.several)
+        in_blocks = isinstance(self.task, Several) and not isinstance(self.X, np.ndarray)
+        inputs = inputs_of(self.X.shape[1], recipe, self.several, in_blocks)
         network = recipe.network(inputs, self.task, self.signs) if initial is None else initial.network
         backend = self.backend
         if backend == "auto" and self.deadline.left <= COMPILING:  # without the time to compile

@@ -277,7 +277,8 @@ def _network(description: Any, recipe: Recipe, encoding: Encoding, task: Task) -
     facts = [(one.widths, one.is_chain, one.output) for one in (network, expected)]
     sparse, blocks = (encoding.width - encoding.numbers if encoding.is_sparse else 0), network.blocks
     are_numbers = all(isinstance(block, Numbers) for block in (blocks[:-1] if sparse else blocks))
-    blocks_fit = not blocks or (recipe.embeds and are_numbers and sparse_columns(blocks) == sparse)
+    may_have_blocks = recipe.embeds or isinstance(task, Several)
+    blocks_fit = not blocks or (may_have_blocks and are_numbers and sparse_columns(blocks) == sparse)
     if network.n_in != encoding.width or facts[0] != facts[1] or not blocks_fit:
         raise ValueError("the network is not that of its columns, its recipe and its task")
     return network

@@ -15,6 +15,7 @@ from support.flats import QUICK as SETTINGS
 from support.flats import QUICKLY, flats
 from support.selection import matrix, quick
 
+import fastmlp
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables.frames import TableError
 from fastmlp.tables.targets import targets_of, task_of
@@ -348,6 +349,17 @@ def test_several_classes():
     found = model.predict(frame)
     assert found["big"].dtype == pl.Boolean
     assert model.score(frame.drop("price", "rooms"), ["kind", "big"]) > 0.8
+
+
+@pytest.mark.parametrize("layers", [None, (fastmlp.Dense(8, "silu"),)])
+def test_several_targets_of_texts_have_blocks(layers):
+    """X is a sparse matrix, which each head reads through the first layer."""
+    words = np.random.default_rng(0).choice(["red", "blue", "old", "new", "near", "far"], (200, 5))
+    frame = flats().with_columns(note=pl.Series([" ".join(row) for row in words]))
+    settings = {**SETTINGS, "hidden": None if layers else (8,), "layers": layers, "epochs": 2}
+    model = TableRegressor(**settings, columns={"note": "text"}).fit(frame, ["price", "kind"])
+    assert model.encoding_.is_sparse
+    assert model.predict(frame).shape == (200, 2)
 
 
 @matrix
