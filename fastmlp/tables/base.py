@@ -210,10 +210,10 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
         del frame, whole
         values = values[~held]
         dependence = dependence_of(learned, values, self.time, self.group, self.encoding_.dropped)
-        encoded = self.encoding_.encoded(learned, self.floats, self.progress, Targets(self.task_, values))
         if test is not None:
             others = report.simpler(self, learned, values, tested, judged, seed, deadline)
             tested = self.encoding_.encoded(tested, self.floats)
+        encoded = self.encoding_.encoded(learned, self.floats, self.progress, Targets(self.task_, values))
         del learned  # the frame of a file is freed before the training
         self.train(encoded, values, weights, deadline, dependence)
         if test is not None:
