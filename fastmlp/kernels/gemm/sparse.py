@@ -215,7 +215,7 @@ class Writer:
         build.position_at_end(after)
         return joined(build, (ir.IntType(1)(0), before), (within, read))
 
-    def add_sparse_rows(self, last, p, sums):
+    def add(self, last, p, sums):
         """The sums with term p added; `last` ends the terms."""
         if self.ahead:
             # Near the end the last row again: its index is there, and those behind belong to other sums.
