@@ -211,6 +211,15 @@ def network_of(description: Any, components: list[Component]) -> Network:
     return cast(Network, network)
 
 
+def components_of(network: Network) -> list[Component]:
+    """Return the user-defined activations, layers and losses of a network."""
+    given = (
+        *(part for one in network.operations for part in (one.activation, one.kind.component)),
+        *network.losses,
+    )
+    return [component for component in given if isinstance(component, Component)]
+
+
 class _OtherComponent(Exception):
     """A user's component is missing, or differs from the component in the file."""
 

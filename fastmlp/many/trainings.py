@@ -63,7 +63,7 @@ class Trainings:
     ) -> None:
         """Train the models without a result, group after group, with no workers in this thread.
 
-        prepare(index) gives a model's training, with `begun` and `ended` as of a `Prepared`
+        prepare(index) gives a model's training, with `begun` and `ended` as of a `Training`
         members(indices, patterns) gives the models of a block, of groups with patterns
 
         Raises the error of a callback, once other trainings have stopped.

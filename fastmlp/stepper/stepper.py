@@ -30,7 +30,6 @@ from fastmlp.model.rows import SparseRows
 from fastmlp.model.schedules import Schedule
 from fastmlp.model.state import initial_state
 from fastmlp.trained.model import Model
-from fastmlp.training.options import components_of
 from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.start import Initial, dropout_key, initial_parameters
 
@@ -528,7 +527,7 @@ class Stepper(Intake):
         OSError
             If the file cannot be read.
         """
-        model, held = checkpoint.read(path, components_of(self.network))
+        model, held = checkpoint.read(path, checkpoint.components_of(self.network))
         where = f"{os.fspath(path)!r}"
         if held is None or "rule" not in held.setting:
             raise CheckpointError(f"{where} holds no stepper; load what Stepper.save wrote")

@@ -240,7 +240,7 @@ PLACES = {
     "A block of inputs": 2,
     "A format of exports": 2,
     "A backend": 1,
-    "An option of a training": 3,
+    "An option of a training": 2,
 }
 """The most files that each may touch: the measure of the design."""
 
