@@ -18,7 +18,7 @@ from fastmlp.backend import registry
 from fastmlp.callbacks.callback import LOSS_CURVES, AtIntervals, Run
 from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
-from fastmlp.model.custom import Component
+from fastmlp.model.component import Component
 from fastmlp.model.descriptions import described, restored
 from fastmlp.model.layout import aligned_copy, parameter_count
 from fastmlp.model.network import Network

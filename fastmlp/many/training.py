@@ -15,7 +15,7 @@ from fastmlp.checkpoints.checkpoint import Checkpoint
 from fastmlp.many.lanes import ModelGroup
 from fastmlp.many.preparing import Arguments, Preparation
 from fastmlp.many.trainings import CallFile, Ended, Resumed, Trainings
-from fastmlp.model.custom import Component
+from fastmlp.model.component import Component
 from fastmlp.model.network import Network
 from fastmlp.system.budget import usable_cores
 from fastmlp.system.interrupts import deferred

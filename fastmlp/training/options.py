@@ -28,7 +28,7 @@ from fastmlp.checks import CheckedFields, checked, count, number
 from fastmlp.data.sparse import may_become_sparse
 from fastmlp.model.averages import EMA, SWA, Average, with_average
 from fastmlp.model.backend import Backend
-from fastmlp.model.custom import Component
+from fastmlp.model.component import Component
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer, as_optimizer, keeping_signs
 from fastmlp.model.state import is_bfloat16
@@ -191,10 +191,10 @@ def backend_request(options: FitOptions) -> tuple[str, bool]:
 def components_of(network: Network) -> list[Component]:
     """Return the user-defined activations, layers and losses of a network."""
     given = (
-        *(part for one in network.operations for part in (one.activation, one.kind.component)),
+        *(part for one in network.operations for part in (one.activation, one.kind)),
         *network.losses,
     )
-    return [component for component in given if isinstance(component, Component)]
+    return [part for part in given if isinstance(part, Component) and part.digest]
 
 
 def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> list[Callback]:
