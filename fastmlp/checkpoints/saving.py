@@ -14,7 +14,7 @@ from fastmlp.checkpoints.fingerprints import fingerprint_by_rows
 from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
 from fastmlp.model.backend import Data
-from fastmlp.model.custom import Component
+from fastmlp.model.component import Component
 from fastmlp.model.descriptions import described
 from fastmlp.model.state import Array
 from fastmlp.system.budget import found_blas_threads

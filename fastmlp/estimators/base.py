@@ -248,12 +248,11 @@ class Perceptron(Joint, Parameters, Fitted):
         """Return the network of the estimator's parameters, and first weights and biases."""
         sizes = [rows.inputs.shape[1], *hidden, rows.targets.shape[1]]
         network = network_of(self, sizes, *self._ends_in())
-        if self.layers is not None or not network.is_chain:
-            if self.init is not None:
-                raise ValueError("init must be None where an activation has trained parameters")
+        if self.layers is not None:
             return network, drawn(network, np.random.default_rng(rng.randint(2**31)), rows.inputs.dtype)
         # The bound of the last layer's draw depends on the hidden layers' activation, too.
-        names = [*network.hidden, (network.hidden or hidden_activations(self, 1))[-1]]
+        names = [*network.activations[:-1]]
+        names += names[-1:] or hidden_activations(self, 1)
         weights, biases = start(sizes, names, self.init, rng)
         return network, flatten(weights, biases, network, rows.inputs.dtype)
 

@@ -16,7 +16,7 @@ from fastmlp.fitting import ADAM, USUAL, FitOptions, check_callbacks
 from fastmlp.many.lanes import ModelGroup
 from fastmlp.many.preparing import Arguments, Preparation
 from fastmlp.many.trainings import CallFile, Ended, Resumed, Trainings
-from fastmlp.model.custom import Component
+from fastmlp.model.component import Component
 from fastmlp.model.network import Network
 from fastmlp.system.budget import usable_cores
 from fastmlp.system.interrupts import deferred

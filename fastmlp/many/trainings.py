@@ -20,7 +20,7 @@ from fastmlp.checks import CheckpointError
 from fastmlp.many.blocks import BlockMembers, BlockTraining, Pattern, ScheduleError
 from fastmlp.many.files import read_list, record_of, write_records
 from fastmlp.many.lanes import Lanes, LaneTraining, ModelGroup
-from fastmlp.model.custom import Component
+from fastmlp.model.component import Component
 from fastmlp.system.interrupts import POLL, Interrupted
 from fastmlp.system.notices import Bar
 from fastmlp.trained.model import Model

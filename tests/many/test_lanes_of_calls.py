@@ -126,7 +126,7 @@ def test_layers_of_a_users_own_go_together_whatever_they_begin_with(together):
     networks = [
         Network(
             inputs=10,
-            layers=[fastmlp.Dense(4, snake_from(1.0 + i)), gated, fastmlp.Dense(1)],
+            layers=[fastmlp.Dense(4), snake_from(1.0 + i), gated, fastmlp.Dense(1)],
             l2=0.1 * (1 + i),
         )
         for i in range(3)
@@ -142,7 +142,7 @@ def snake_from(first):
     def function(z, frequency):
         return z + np.sin(frequency * z) ** 2 / frequency
 
-    return fastmlp.Activation("snake", function, parameters={"frequency": ("units", first)})
+    return fastmlp.Layer("snake", function, parameters={"frequency": ("units", first)})
 
 
 def test_one_that_diverges_and_others_that_stop_leave_the_rest_alone(together):
