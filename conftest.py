@@ -196,7 +196,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
             found.extend((epoch + place, window) for place in range(len(out)))
             super().draw(epoch, out, window)
 
-    monkeypatch.setattr("fastmlp.training.prepared.RowOrders", Spy)
+    monkeypatch.setattr("fastmlp.training.preparation.RowOrders", Spy)
     return found
 
 
@@ -221,16 +221,13 @@ def long_calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 @pytest.fixture
 def cores_left(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Return cores_left(count): so many cores are left for trainings that begin from then on."""
-    return lambda count: monkeypatch.setattr("fastmlp.training.options.available_cores", lambda: count)
+    return lambda count: monkeypatch.setattr("fastmlp.training.preparation.available_cores", lambda: count)
 
 
 @pytest.fixture
-def fresh_setups(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
-    """No setups that other tests have left, and no registered backends; returns the cached setups."""
+def built_in_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No backend that other tests have registered."""
     monkeypatch.setattr(registry, "registered", {})
-    setups: dict[Any, Any] = {}
-    monkeypatch.setattr("fastmlp.training.options.cached", setups)
-    return setups
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from fastmlp.kernels.variant import Work
 from fastmlp.kernels.variants import baseline
 from fastmlp.lab import peak
 from fastmlp.lab.timing import CLOCKS, once
-from fastmlp.training import prepared
+from fastmlp.training import preparation
 
 from .calls import Seconds, Timed, row
 from .worker import repeats_for
@@ -86,12 +86,12 @@ SPARSE = {
 @contextmanager
 def _no_turning():
     """Dense inputs stay dense."""
-    turn = prepared.inputs_of_steps
-    prepared.inputs_of_steps = lambda *given: given[4]
+    turn = preparation.inputs_of_steps
+    preparation.inputs_of_steps = lambda *given: given[4]
     try:
         yield
     finally:
-        prepared.inputs_of_steps = turn
+        preparation.inputs_of_steps = turn
 
 
 def _sparse_kinds(table):

@@ -48,7 +48,7 @@ class Work(NamedTuple):
 
     @property
     def cells(self):
-        sizes = "-".join(map(str, self.network.sizes))
+        sizes = "-".join(map(str, self.network.widths))
         return f"{self.name}, {sizes}", f"{len(self.X)}, {parameter_count(self.network)}"
 
 
@@ -205,7 +205,7 @@ def layers_of(sizes, flat):
 
 def residuals(task, flat):
     """Return predictions less targets (rows, outputs)."""
-    a, (*hidden, last) = task.X, layers_of(task.network.sizes, flat)
+    a, (*hidden, last) = task.X, layers_of(task.network.widths, flat)
     for weights, biases in hidden:
         a = np.tanh(a @ weights + biases)
     return a @ last[0] + last[1] - task.y
@@ -213,7 +213,7 @@ def residuals(task, flat):
 
 def jacobian(task, flat):
     """Return the derivatives of the residuals (rows * outputs, P), by one backward pass for each output."""
-    layers, activations = layers_of(task.network.sizes, flat), [task.X]
+    layers, activations = layers_of(task.network.widths, flat), [task.X]
     for weights, biases in layers[:-1]:
         activations.append(np.tanh(activations[-1] @ weights + biases))
     rows, outputs = task.y.shape
@@ -247,7 +247,7 @@ def ours(make, task):
 
     def train(start, iterations):
         optimizer, batch_size = make(iterations)
-        initial = tuple(zip(*layers_of(network.sizes, start), strict=True))
+        initial = tuple(zip(*layers_of(network.widths, start), strict=True))
         model = fastmlp.fit(
             network, task.X, task.y, optimizer=optimizer, epochs=iterations, batch_size=batch_size, seed=0,
             initial=initial, dtype="float64", threads=1, progress=False,
@@ -260,7 +260,7 @@ def ours(make, task):
 def scikit_learn(task):
     from sklearn.neural_network import MLPRegressor
 
-    sizes = task.network.sizes
+    sizes = task.network.widths
 
     def train(start, iterations):
         y = task.y if task.y.shape[1] > 1 else task.y[:, 0]
@@ -321,7 +321,7 @@ def torch_lm(task):
     from torch.func import functional_call, jacrev, vmap
 
     torch.set_num_threads(1)
-    sizes = task.network.sizes
+    sizes = task.network.widths
     parts = []
     for n_in, n_out in itertools.pairwise(sizes):
         parts += [torch.nn.Linear(n_in, n_out), torch.nn.Tanh()]
@@ -371,7 +371,7 @@ def optimistix_lm(task):
     import optimistix as optx
 
     jax.config.update("jax_enable_x64", True)
-    X, y, sizes = jnp.asarray(task.X), jnp.asarray(task.y), task.network.sizes
+    X, y, sizes = jnp.asarray(task.X), jnp.asarray(task.y), task.network.widths
 
     def errors(flat, args):
         a, (*hidden, last) = X, layers_of(sizes, flat)

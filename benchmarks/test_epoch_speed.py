@@ -58,7 +58,7 @@ def data_of(work, dtype):
         X, y = load_digits(return_X_y=True)
         return (X / 16).astype(dtype), y
     rng = np.random.default_rng(0)
-    n_in, *_, n_out = work.network.sizes
+    n_in, *_, n_out = work.network.widths
     X = rng.standard_normal((work.rows, n_in))
     labels = (X @ rng.standard_normal((n_in, n_out))).argmax(axis=1)
     return X.astype(dtype), labels
@@ -90,7 +90,7 @@ def trained_reference(work, dtype):
 
 def tolerance(work, dtype, steps):
     """Rounding of dot products over the widest layer, gathered at random over the steps, 8 sigma."""
-    return 8 * np.finfo(dtype).eps * np.sqrt(max(work.network.sizes) * steps)
+    return 8 * np.finfo(dtype).eps * np.sqrt(max(work.network.widths) * steps)
 
 
 @pytest.mark.parametrize(("work", "dtype", "threads", "backend"), list(rows()))
@@ -117,7 +117,7 @@ def test_predict(benchmark, rounds, work, dtype, backend):
     model = fastmlp.fit(*few, initial=initial, epochs=0, backend=backend, progress=False)
     np.testing.assert_allclose(model.predict(X), reference.predict(X), atol=tolerance(work, dtype, 1))
 
-    sizes = "-".join(map(str, work.network.sizes))
+    sizes = "-".join(map(str, work.network.widths))
     benchmark.group = f"predict {sizes} {work.rows} rows {dtype}, threads 1"
     benchmark.extra_info["rows"] = work.rows
     call = functools.partial(model.predict, X)

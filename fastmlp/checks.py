@@ -183,18 +183,31 @@ def count(low: int, high: int | None = None, default: Any = MISSING) -> Any:
 
 
 @functools.cache
-def _field_checks(kind: Any) -> list[tuple[str, Callable[[str, Any], Any]]]:
-    """Return (name, check) of the fields with a check; every field of type bool has a check."""
-    found = [(one.name, flag if one.type == "bool" else one.metadata.get("check")) for one in fields(kind)]
-    return [(name, check) for name, check in found if check is not None]
+def _field_checks(kind: Any) -> list[tuple[str, Callable[[str, Any], Any], object]]:
+    """Return (name, check, passing) of the fields with a check; every field of type bool has a check.
+
+    passing : the default, if None or a bool, which needs no check; else no value
+    """
+    found = [
+        (one.name, flag if one.type == "bool" else one.metadata.get("check"), one.default)
+        for one in fields(kind)
+    ]
+    simple = (None, True, False)
+    return [
+        (name, check, default if any(default is one for one in simple) else MISSING)
+        for name, check, default in found
+        if check is not None
+    ]
 
 
 class CheckedFields:
     """Base of frozen dataclasses whose fields are checked when an object is made."""
 
     def __post_init__(self) -> None:
-        for name, check in _field_checks(type(self)):  # type: ignore[arg-type]  # a class is hashable
-            object.__setattr__(self, name, check(name, getattr(self, name)))
+        held = vars(self)
+        for name, check, passing in _field_checks(type(self)):  # type: ignore[arg-type]  # a class is hashable
+            if held[name] is not passing:
+                held[name] = check(name, held[name])
 
 
 def no_iterator(what: str, value: object) -> None:

@@ -1,4 +1,4 @@
-"""`fit`: from a network and rows to a trained model.
+"""`fit` and its options: from a network and rows to a trained model.
 
 This module joins the training of a single process (`fastmlp.training`) and `fastmlp.distributed`.
 """
@@ -6,22 +6,186 @@ This module joins the training of a single process (`fastmlp.training`) and `fas
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from inspect import signature
-from typing import Any
+from numbers import Real
+from typing import Any, Self
 
+import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from fastmlp import checks
+from fastmlp.backend.registry import is_mixed
 from fastmlp.callbacks.callback import Callback, Metric, Pause, Run
+from fastmlp.callbacks.standard import Progress
+from fastmlp.checks import CheckedFields, checked, count, number
 from fastmlp.model.averages import Average
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.optimizers import Adam, Optimizer, as_optimizer, keeping_signs
+from fastmlp.model.state import is_bfloat16
+from fastmlp.system.notices import is_watched
 from fastmlp.trained.model import Model
-from fastmlp.training.options import USUAL, Validation
+from fastmlp.training.preparation import prepare
 from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.start import Initial
-from fastmlp.training.trainer import prepared
+
+Validation = float | tuple[Any, ArrayLike] | tuple[Any, ArrayLike, ArrayLike]
+
+ADAM = Adam()
+"""The default optimiser."""
+
+
+def _rows_or_all(what: str, given: Any) -> int | None:
+    return None if given is None else checks.whole(what, given, 1)
+
+
+@dataclass(frozen=True)
+class FitOptions(CheckedFields):
+    """The options of `fit` without network, rows and communicator: type, default and check of each.
+
+    After `options_of` there is an `Optimizer`, callbacks are checked, and `resume` is the `Snapshot` of a
+    file or a model.
+
+    fit : `fastmlp.fit` itself, for `Model.fit_more`; None for estimators
+    """
+
+    fit: Callable[..., Model] | None = None
+    optimizer: Any = checked(as_optimizer, None)
+    epochs: int = count(0, default=100)
+    batch_size: int | None = checked(_rows_or_all, 32)
+    shuffle: bool = True
+    window: int | None = count(1, default=None)
+    callbacks: Any = ()
+    progress: bool | None = None
+    backend: str = "auto"
+    threads: int | None = count(1, default=None)
+    dtype: DTypeLike | None = None
+    average: Average | None = None
+    metrics: Any = ()
+    training_metrics: bool = False
+    accumulate: int = count(1, default=1)
+    mixup: float | None = number(None, 0, open_low=True)
+    seed: int = count(0, default=None)  # drawn later where None
+    initial: Model | Initial | None = None
+    sample_weight: ArrayLike | None = None
+    validation: Validation | Any = None
+    resume: Any = None
+
+    def having(self, **changed: Any) -> Self:
+        """Return the options with other values, which need no check."""
+        made = object.__new__(type(self))
+        vars(made).update(vars(self), **changed)
+        return made
+
+    @property
+    def mixed(self) -> bool:
+        """True to multiply bfloat16 numbers; a training goes on as it was."""
+        mixed = self.dtype is not None and is_bfloat16(self.dtype)
+        begun = self.resume is not None and is_mixed(self.resume.backend)
+        return mixed or (begun and self.backend in ("auto", "reference"))
+
+    @property
+    def file(self) -> Snapshot | None:
+        """The training of the file to resume from."""
+        return self.resume if self.resume is not None and self.resume.path is not None else None
+
+    def kept(self, optimizer: Optimizer, dtype: np.dtype[Any]) -> Self:
+        """Return the options kept for `Model.fit_more`; optimizer, dtype : of the steps"""
+        validation = self.validation
+        return self.having(
+            optimizer=optimizer, dtype=dtype, callbacks=(), progress=None, average=None, initial=None,
+            sample_weight=None, resume=None,
+            validation=float(validation) if isinstance(validation, Real) else None,
+        )  # fmt: skip
+
+    def of_steps(self) -> dict[str, Any]:
+        """Return the options with an effect on a step's numbers; None for defaults."""
+        given = ((name, getattr(self, name)) for name in OF_STEPS)
+        return {name: None if value == USUAL[name] else value for name, value in given}
+
+
+USUAL_OPTIONS = FitOptions()
+
+USUAL: dict[str, Any] = {field.name: field.default for field in fields(FitOptions)}
+"""The defaults."""
+
+ELSEWHERE = {
+    "fit", "epochs", "callbacks", "progress", "average", "initial", "sample_weight", "validation", "resume",
+    "optimizer", "batch_size", "shuffle", "window", "seed", "backend", "threads", "dtype", "metrics",
+    "training_metrics",
+}  # fmt: skip
+"""The options with another form in a setting, or without effect on the bits.
+
+Any other option changes the numbers of a step: the option is in a training's file, and steps are taken alone.
+"""
+
+OF_STEPS = tuple(name for name in USUAL if name not in ELSEWHERE)
+
+
+def options_of(network: Network, given: Mapping[str, Any], first: bool = True) -> FitOptions:
+    """Return the options of arguments, checked as far as no rows are needed; errors as of `fit`.
+
+    There may be no seed yet. first : True if this process reads the file to resume from, and shows a bar
+    """
+    checks.instance("network", network, Network, "a Network")
+    options = USUAL_OPTIONS.having(**given)
+    options.__post_init__()  # the generated __init__ takes 2 us more
+    optimizer = keeping_signs(options.optimizer or ADAM, network)
+    optimizer.check_layers(network)
+    if optimizer.whole:
+        _check_whole(optimizer, options)
+    if options.mixup is not None and (coded := [block for block in network.blocks if block.codes]):
+        kind = type(coded[0]).__name__
+        raise ValueError(f"mixup mixes numbers, and the codes of {kind} cannot be mixed; leave out mixup")
+    changed: dict[str, Any] = {"optimizer": optimizer}
+    called = check_callbacks(options.callbacks, options.progress if first else False)
+    if called or type(options.callbacks) is not tuple:
+        changed["callbacks"] = called
+    if type(options.metrics) is not tuple or options.metrics:
+        from fastmlp.metrics.callback import checked_metrics
+
+        changed["metrics"] = checked_metrics(options.metrics, network)
+    if options.resume is not None and not isinstance(options.resume, Snapshot):
+        from fastmlp.checkpoints.checkpoint import components_of, read_training
+
+        changed["resume"] = read_training(options.resume, components_of(network)) if first else None
+    options = options.having(**changed)
+    file, dtype = options.file, options.dtype
+    if dtype is not None and file is not None and is_bfloat16(dtype) != is_mixed(file.backend):
+        then = "bfloat16" if is_mixed(file.backend) else "not bfloat16"
+        raise ValueError(
+            f"the training to go on has products that are {then}, got dtype {checks.shown(dtype)}"
+        )
+    return options
+
+
+def _check_whole(optimizer: Optimizer, options: FitOptions) -> None:
+    """Raise ValueError for an option without support for steps on all rows."""
+    for name in ("average", "window", "accumulate", "mixup"):
+        if getattr(options, name) != USUAL[name]:
+            raise ValueError(f"{type(optimizer).__name__} reads all rows in each step; leave out {name}")
+    if options.dtype is not None and is_bfloat16(options.dtype):
+        raise ValueError(f"{type(optimizer).__name__} computes in float64; leave out dtype='bfloat16'")
+
+
+def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> list[Callback]:
+    """Return the callbacks as a new list, with a progress bar if requested."""
+    # The check of the abstract class takes 1 us, and a tuple is iterable.
+    if type(callbacks) is not tuple and (
+        isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable)
+    ):
+        raise TypeError(f"callbacks must be a list of Callback, got {checks.shown(callbacks)}")
+    checked = list(callbacks)
+    for callback in checked:
+        checks.instance("every callback", callback, Callback, "a Callback")
+    if progress is None:
+        progress = is_watched()
+    if progress is not False and checks.flag("progress", progress):
+        checked.append(Progress())
+    # What writes the training comes last: with the states of the others, which must have seen the chunk.
+    return checked and sorted(checked, key=lambda callback: callback.writes_training)
 
 
 def fit(
@@ -151,18 +315,13 @@ def fit(
         After Ctrl-C: a KeyboardInterrupt with the model, after a `Checkpoint` has been written. Before
         SIGTERM ends the process, a checkpoint is written, too. A second Ctrl-C does not wait for the chunk.
     """
-    options = {
-        "fit": fit, "optimizer": optimizer, "epochs": epochs, "batch_size": batch_size, "shuffle": shuffle,
-        "window": window, "callbacks": callbacks, "progress": progress, "backend": backend,
-        "threads": threads, "dtype": dtype, "average": average, "metrics": metrics,
-        "training_metrics": training_metrics, "accumulate": accumulate, "mixup": mixup, "seed": seed,
-        "initial": initial, "sample_weight": sample_weight, "validation": validation, "resume": resume,
-    }  # fmt: skip
+    given = locals() | {"fit": fit}
+    del given["network"], given["X"], given["y"], given["communicator"]
     if communicator is None:
-        return prepared(network, X, y, options).train()
+        return prepare(network, X, y, options_of(network, given)).train()
     from fastmlp.distributed.training import fit_on_ranks
 
-    return fit_on_ranks(network, X, y, options, communicator)
+    return fit_on_ranks(network, X, y, given, communicator, options_of)
 
 
 def iter_fit(
@@ -214,4 +373,5 @@ def iter_fit(
         signature(fit).bind(network, X, y, **options)
     except TypeError as error:
         raise TypeError(f"iter_fit {error}") from None
-    return prepared(network, X, y, {**USUAL, **options, "fit": fit}).iterate(pause)
+    checked = options_of(network, {**options, "fit": fit})
+    return prepare(network, X, y, checked).iterate(pause)

@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike
 
 from fastmlp import checks
 from fastmlp.checks import needed
-from fastmlp.model.layout import layer_views, named_views
+from fastmlp.model.layout import dense_views, named_views
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
 from fastmlp.stepper.stepper import Stepper
@@ -74,7 +74,7 @@ class Module(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch has 
         if network.is_chain:
             for name in ("weights", "biases"):
                 setattr(self, name, torch.nn.ParameterList(map(shared, getattr(stepper, name))))
-            by_layer = layer_views(stepper.gradients, network)
+            by_layer = dense_views(stepper.gradients, network)
             self._gradients = [*(weights for weights, _ in by_layer), *(biases for _, biases in by_layer)]
         else:
             first, each = stepper.parameters.ctypes.data, stepper.parameters.itemsize

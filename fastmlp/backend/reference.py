@@ -21,11 +21,12 @@ from fastmlp.backend.reference_operations import (
     dropout_mask,
     operate,
     operate_gradient,
+    sections_of,
 )
 from fastmlp.backend.reference_rules import move_average, orthogonal, take_step
 from fastmlp.model.backend import Backend, Chunk, Data, Shared
 from fastmlp.model.heads import columns_of_heads
-from fastmlp.model.layout import embedding_views, operation_views
+from fastmlp.model.layout import arrays_of
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS, Operation, table_marks
 from fastmlp.model.optimizers import Muon, Optimizer, check_optimizer
@@ -84,9 +85,10 @@ def bfloat16(x: Array) -> Array:
 
 def move_state(network: Network, parameters: Array, passed: ForwardPass) -> None:
     """Move the running means and variances in parameters (P,) towards the batch's."""
-    for op, (_, _, state) in zip(network.operations, operation_views(parameters, network), strict=True):
-        if op.kind.name == "batch_norm":
+    for op in network.operations:
+        if op.kind.key == "batch_norm":
             batch, momentum = passed.batch, op.layer.momentum  # type: ignore[union-attr]
+            state = sections_of(parameters, op).state
             assert batch is not None
             mean, variance = batch.moments(passed.source(op.sources[0]))
             unbiased = variance * batch.rows / (batch.rows - 1)
@@ -220,14 +222,14 @@ def pass_forward(
     if key is not None and batch is None:
         batch = NormBatch(len(inputs))
     passed = ForwardPass(batch, *factor(network, inputs), [], [], [], [])
-    views = operation_views(parameters, network)
-    last = len(views) - 1
-    for number, (op, arrays) in enumerate(zip(network.operations, views, strict=True)):
+    last = len(network.operations) - 1
+    for number, op in enumerate(network.operations):
+        arrays = sections_of(parameters, op)
         x, other = passed.source(op.sources[0]), passed.source(op.sources[-1])
         if op.sources[0] == INPUTS and not op.is_dense:
             x = x[:, op.column : op.column + op.n_in]
         if op.is_block:
-            units = block_functions(op)[0](op.layer, x, embedding_views(parameters, op))
+            units = block_functions(op)[0](op.layer, x, arrays_of(parameters, op))
             z = a = units.reshape(len(x), op.n_out)
         elif op.is_dense:
             subrows = subrows_of(op, x)
@@ -262,12 +264,12 @@ def pass_back(
     Returns the derivative by the inputs if required.
     """
     operations, last = network.operations, len(network.operations) - 1
-    all_views, written = operation_views(parameters, network), operation_views(gradients, network)
     by_output: dict[int, Any] = {last: delta}
     if network.heads:
         by_output = dict(zip([i for i, op in enumerate(operations) if op.is_head], delta, strict=True))
     for number in reversed(range(len(operations))):
-        op, views, (by_first, by_second, by_state) = operations[number], all_views[number], written[number]
+        op = operations[number]
+        views, (by_first, by_second, by_state) = sections_of(parameters, op), sections_of(gradients, op)
         by_state[...] = 0
         if number not in by_output:  # numbers of the inputs, by which nothing is derived
             continue
@@ -275,7 +277,7 @@ def pass_back(
         if op.is_dense and number < last:
             delta = activate_gradient(op.activation, passed.logits[number], passed.activations[number], delta)
         if op.is_block:
-            arrays, by_arrays = (embedding_views(vector, op) for vector in (parameters, gradients))
+            arrays, by_arrays = (arrays_of(vector, op) for vector in (parameters, gradients))
             by_x = block_functions(op)[1](op.layer, delta, x, arrays, by_arrays)
             if by_x is not None:
                 by_output[op.sources[0]] = by_x
@@ -307,11 +309,10 @@ def pass_back(
 def penalize(network: Network, parameters: Array, total: float, gradients: Array) -> float:
     """Add the penalties' derivative to gradients (P,), return the penalties; total : the batch's weight."""
     factor, penalties = penalty_factor(network, total), 0.0
-    views, written = operation_views(parameters, network), operation_views(gradients, network)
-    for op, arrays, by_arrays in zip(network.operations, views, written, strict=True):
-        if op.is_dense:
-            by_arrays.first[...] += factor * penalty_gradient(op, arrays.first)
-            penalties += factor * penalty(op, arrays.first)
+    for op in network.dense:
+        weights, by_weights = sections_of(parameters, op).first, sections_of(gradients, op).first
+        by_weights += factor * penalty_gradient(op, weights)
+        penalties += factor * penalty(op, weights)
     return penalties
 
 

@@ -20,8 +20,7 @@ from fastmlp.backend.reference_losses import activate, activate_gradient, logist
 from fastmlp.formulas.derivatives import gradient
 from fastmlp.formulas.expressions import variable
 from fastmlp.model.backend import Array
-from fastmlp.model.custom import backward_on_array, on_array
-from fastmlp.model.layout import Views
+from fastmlp.model.component import Layer
 from fastmlp.model.operations import Operation
 
 Gradient = tuple[Array, Array | None, Array | None]
@@ -239,7 +238,7 @@ FORMULAS: dict[str, tuple[Callable[..., Array], Callable[..., Any]]] = {
 
 def block_functions(op: Operation) -> tuple[Callable[..., Array], Callable[..., Any]]:
     """Return the two functions of an operation on a block; without functions here, those of its formulas."""
-    return FORMULAS.get(op.kind.name, (units_of_formulas, gradient_of_formulas))
+    return FORMULAS.get(op.kind.key, (units_of_formulas, gradient_of_formulas))
 
 
 # --- dropout, and all operations of a network -------------------------------------------------------------
@@ -288,6 +287,28 @@ class NormBatch(NamedTuple):
         return mean, self.mean((x - mean) ** 2)
 
 
+class Views(NamedTuple):
+    """An operation's part of a flat vector; arrays without numbers are empty.
+
+    first : weights (n_in, n_out), the gain (n_out,), or all parameters of a custom layer
+    second : biases or the shift (n_out,)
+    state : (2, n_out), the running mean and variance of a batch norm; the whole state of a block
+    """
+
+    first: Array
+    second: Array
+    state: Array
+
+
+def sections_of(vector: Array, op: Operation) -> Views:
+    """Return the views of an operation's part of a flat (P,) vector."""
+    return Views(
+        vector[op.weights : op.biases].reshape((op.n_in, op.n_out) if op.is_dense else -1),
+        vector[op.biases : op.trained],
+        vector[op.trained : op.end].reshape((len(op.kind.state), -1) if op.kind.state else -1),
+    )
+
+
 def networks_of(
     op: Operation, x: Array, other: Array, views: Views
 ) -> list[tuple[Operation, Array, Array, Views]]:
@@ -309,7 +330,9 @@ def operate(op: Operation, x: Array, other: Array, views: Views, batch: NormBatc
     layer: Any = op.layer
     if op.second:
         x, other = x[:, : op.second], other[:, op.second :]
-    match op.kind.name:
+    if isinstance(op.kind, Layer):
+        return op.kind.on_array(x, gain)
+    match op.kind.key:
         case "batch_norm":
             mean, variance = batch.moments(x) if batch else state
             return (x - mean) / np.sqrt(variance + x.dtype.type(layer.epsilon)) * gain + shift
@@ -321,9 +344,7 @@ def operate(op: Operation, x: Array, other: Array, views: Views, batch: NormBatc
             return x
         case "members":
             return np.tile(x, op.n_out // op.n_in)
-        case "own":
-            return on_array(op.kind.component, x, gain)
-    out: Array = FORMULAS[op.kind.name][0](layer, x, other, gain, shift)
+    out: Array = FORMULAS[op.kind.key][0](layer, x, other, gain, shift)
     return out
 
 
@@ -349,7 +370,10 @@ def operate_gradient(
     gain = views.first
     if op.second:
         x, other = x[:, : op.second], other[:, op.second :]
-    match op.kind.name:
+    if isinstance(op.kind, Layer):
+        by_x, by_parameters = op.kind.backward_on_array(x, gain, delta)
+        return by_x, None, by_parameters
+    match op.kind.key:
         case "batch_norm":
             mean, variance = batch.moments(x) if batch else views.state
             deviation = np.sqrt(variance + x.dtype.type(layer.epsilon))
@@ -365,10 +389,7 @@ def operate_gradient(
             return delta, None, None
         case "members":
             return delta.reshape(len(x), delta.shape[1] // op.n_in, op.n_in).sum(axis=1), None, None
-        case "own":
-            by_x, by_parameters = backward_on_array(op.kind.component, x, gain, delta)
-            return by_x, None, by_parameters
-    by_x, by_other, by_gain = FORMULAS[op.kind.name][1](layer, delta, x, other, gain)
+    by_x, by_other, by_gain = FORMULAS[op.kind.key][1](layer, delta, x, other, gain)
     if op.second and by_other is not None:
         by_x, by_other = np.hstack([by_x, by_other]), None
     return by_x, by_other, None if by_gain is None else by_gain.sum(axis=0)

@@ -4,86 +4,65 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fastmlp import checks
 from fastmlp.blocks.sources import Slices, Source, arrow_source, source_of
 from fastmlp.blocks.windows import HeldOutBlocks, RowFormat, Window, Windows
-from fastmlp.callbacks.callback import Pause, Run
 from fastmlp.data.arrays import clean_targets
 from fastmlp.data.batches import Batches, Steps
 from fastmlp.data.seeding import split_rows
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
-from fastmlp.trained.model import Model
-from fastmlp.training.loop import Plan
-from fastmlp.training.options import Choices, FitOptions
-from fastmlp.training.prepared import Prepared, ready, validation_rows
+from fastmlp.training.preparation import ready, validation_rows
+from fastmlp.training.training import Training
 
 HELD_OUT_BYTES = 1 << 24
 """Bytes of a window of rows to validate on."""
 
 
-class PreparedBlocks(NamedTuple):
-    """A prepared training on blocks of rows.
+def prepare(network: Network, source: Source, options: Any, dtype: Any) -> Training:
+    """Return a training on blocks of rows, with the rows' thread running.
 
-    options, choices : as of `ready`; dtype : of the training, None for the rows' dtype
+    options : as of `training.preparation.prepare`; dtype : of the training, None for the rows' dtype
     """
-
-    network: Network
-    source: Source
-    options: FitOptions
-    choices: Choices
-    dtype: Any
-
-    def train(self) -> Model:
-        """Take all steps; return the model. Errors as of `fit`."""
-        with self._opened() as (training, batches):
-            return training.train(batches)
-
-    def iterate(self, pause: Pause) -> Generator[Run]:
-        """Take all steps, and yield the run as `fastmlp.iter_fit` does."""
-        with self._opened() as (training, batches):
-            yield from training.iterate(pause, batches)
-
-    @contextmanager
-    def _opened(self) -> Iterator[tuple[Prepared, WindowBatches]]:
-        """Give a prepared training and its batches, with the rows' thread running."""
-        network, source, options, choices, dtype = self
-        file, held_source = options.file, None
-        done = len(file.history["loss"]) if file else 0
-        if isinstance(options.validation, Real):
-            source, held_source = _split(source, options.validation, options.seed)
-        row_format = RowFormat(
-            n_in=network.n_in,
-            dtype=dtype,
-            scale=network.input_scale,
-            targets=lambda y, rows, dtype: clean_targets("y", y, network, rows, dtype),
-            batch_size=_rows_of_a_step(options, source),
-            window=options.window,
-            blocks=network.blocks,
-        )
-        with Windows(source, row_format, options.epochs - done, done=done) as windows:
-            first = windows.next()
-            # The first window also tells the dtype, if none was given.
-            assert first is not None
-            data = first.data
-            row_format = row_format._replace(dtype=data.weights.dtype)
-            held_out = _held_out(network, options.validation, held_source, row_format)
-            rows = first.rows if first.last else source.rows or 0  # not what the thread may have read by now
-            blocks = {"window": row_format.window, "blocks": True}
-            training = ready(
-                network, options, choices, data, held_out, rows, is_sized=bool(source.rows), blocks=blocks
-            )
-            yield training, WindowBatches(windows, first, training.plan)
+    file, held_source = options.file, None
+    done = len(file.history["loss"]) if file else 0
+    if isinstance(options.validation, Real):
+        source, held_source = _split(source, options.validation, options.seed)
+    row_format = RowFormat(
+        n_in=network.n_in,
+        dtype=dtype,
+        scale=network.input_scale,
+        targets=lambda y, rows, dtype: clean_targets("y", y, network, rows, dtype),
+        batch_size=_rows_of_a_step(options, source),
+        window=options.window,
+        blocks=network.blocks,
+    )
+    with ExitStack() as opened:
+        windows = opened.enter_context(Windows(source, row_format, options.epochs - done, done=done))
+        first = windows.next()
+        # The first window also tells the dtype, if none was given.
+        assert first is not None
+        data = first.data
+        row_format = row_format._replace(dtype=data.weights.dtype)
+        held_out = _held_out(network, options.validation, held_source, row_format)
+        rows = first.rows if first.last else source.rows or 0  # not what the thread may have read by now
+        blocks = {"window": row_format.window, "blocks": True}
+        training = ready(network, options, data, held_out, rows, is_sized=bool(source.rows), blocks=blocks)
+        training.windows = WindowBatches(windows, first, training)
+        training.opened = opened.pop_all()
+    weakref.finalize(training, windows.close)  # a generator of `iter_fit` may never begin
+    return training
 
 
-def _rows_of_a_step(options: FitOptions, source: Source) -> int:
+def _rows_of_a_step(options: Any, source: Source) -> int:
     """Return the number of rows of a step; ValueError for an unknown number, or more rows than a window's."""
     window, accumulate = options.window, options.accumulate
     batch_size = source.rows if options.batch_size is None else options.batch_size
@@ -133,17 +112,23 @@ def _held_out(
 class WindowBatches:
     """Steps on window after window; each window has an ordinary `Batches`.
 
-    first : the first window, filled; plan : of the training
+    first : the first window, filled; training : with the final orders
     rows : of an epoch, 0 while unknown; epoch_step : the epoch's first step
     """
 
     per_epoch = None
 
-    def __init__(self, windows: Windows, first: Window, plan: Plan) -> None:
-        self._windows, self._window, self._plan = windows, first, plan
+    def __init__(self, windows: Windows, first: Window, training: Training) -> None:
+        self._windows, self._window = windows, first
+        self._step_rows, self._orders, self._before = (
+            training.step_rows,
+            training.orders,
+            training.since.epoch,
+        )
+        self._joins, self._microbatch = training.network.needs_batches, training.microbatch
         self._first: Window | None = first
         self.rows = (first.rows if first.last else windows.source.rows) or 0
-        self.data, self.most = first.data, (plan.microbatch or plan.step_rows) + plan.network.needs_batches
+        self.data, self.most = first.data, (self._microbatch or self._step_rows) + self._joins
         self._epochs = self.epoch_step = self._number = self._skipped = self._epoch_rows = 0
         """Complete epochs; the number of the window in the epoch; steps of an earlier training left to skip;
         the epoch's rows up to the window's end."""
@@ -154,17 +139,16 @@ class WindowBatches:
         self._batches = self._batches_of(first)
 
     def _batches_of(self, window: Window) -> Batches:
-        plan = self._plan
         return Batches(
-            window.rows, plan.step_rows, plan.orders, plan.network.needs_batches, plan.microbatch,
-            plan.since.epoch + self._epochs, self._number,
+            window.rows, self._step_rows, self._orders, self._joins, self._microbatch,
+            self._before + self._epochs, self._number,
         )  # fmt: skip
 
     def resume(self, step: int, epoch_step: int, epochs: int) -> None:
         """Go on from a snapshot; the epoch's earlier rows are read again."""
         self._epochs, self._skipped = epochs, epoch_step
         self._step = self._end = step - epoch_step
-        self._rows_before = epochs * self.rows if self.rows else self._step * self._plan.step_rows
+        self._rows_before = epochs * self.rows if self.rows else self._step * self._step_rows
 
     def steps_left(self, step: int) -> int:
         """Return the window's steps from a step on."""
@@ -205,7 +189,7 @@ class WindowBatches:
 
     def steps_within(self, visits: int) -> int:
         """Return how many steps visit about `visits` rows."""
-        return max(1, visits // self._plan.step_rows)
+        return max(1, visits // self._step_rows)
 
     def ends_epoch(self, step: int) -> bool:
         """Return True if a step begins an epoch."""

@@ -198,9 +198,13 @@ class Windows:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+        self._thread.join(PATIENCE)
+
+    def close(self) -> None:
+        """Let the thread end."""
         self._closed.set()
         self._free.put(None)
-        self._thread.join(PATIENCE)
 
     def next(self, stopped: Callable[[], bool] = lambda: False) -> Window | None:
         """Return the next filled window; None if stopped() before."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.model.backend import Backend
-from fastmlp.model.layout import layer_views
+from fastmlp.model.layout import dense_views
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.schedules import BEGINNING, Since
@@ -123,7 +123,8 @@ class Run:
     @property
     def layers(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         """Live views (weights, biases) of every layer."""
-        return layer_views(self.parameters, self.network)
+        self.network.check_chain()
+        return dense_views(self.parameters, self.network)
 
     @property
     def learning_rate(self) -> float:

@@ -18,7 +18,7 @@ from fastmlp.backend import registry
 from fastmlp.callbacks.callback import LOSS_CURVES, AtIntervals, Run
 from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
-from fastmlp.model.custom import Component
+from fastmlp.model.component import Component
 from fastmlp.model.descriptions import described, restored
 from fastmlp.model.layout import aligned_copy, parameter_count
 from fastmlp.model.network import Network
@@ -209,6 +209,15 @@ def network_of(description: Any, components: list[Component]) -> Network:
     network = restored(description, lambda component: _component(component, components))
     _expect(isinstance(network, Network), "it describes no network")
     return cast(Network, network)
+
+
+def components_of(network: Network) -> list[Component]:
+    """Return the user-defined activations, layers and losses of a network."""
+    given = (
+        *(part for one in network.operations for part in (one.activation, one.kind)),
+        *network.losses,
+    )
+    return [part for part in given if isinstance(part, Component) and part.digest]
 
 
 class _OtherComponent(Exception):

@@ -7,23 +7,22 @@ from typing import Any
 
 from fastmlp import checks
 from fastmlp.backend import registry
-from fastmlp.callbacks.callback import LOSS_CURVES, Callback, with_state
+from fastmlp.callbacks.callback import LOSS_CURVES, with_state
 from fastmlp.checkpoints import checkpoint
 from fastmlp.checkpoints.checkpoint import MOST_BLAS_THREADS, Path
 from fastmlp.checkpoints.fingerprints import fingerprint_by_rows
 from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
 from fastmlp.model.backend import Data
-from fastmlp.model.custom import Component
+from fastmlp.model.component import Component
 from fastmlp.model.descriptions import described
 from fastmlp.model.state import Array
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.trained import format_of, reader_of
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.loop import Plan
-from fastmlp.training.ranks import Ranks
 from fastmlp.training.snapshot import Snapshot, fingerprint
+from fastmlp.training.training import Training
 
 
 def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
@@ -91,28 +90,25 @@ def load(path: Path, components: Iterable[Component] = ()) -> Any:
 # --- resuming ---------------------------------------------------------------------------------------------
 
 
-def with_setting(
-    plan: Plan,
+def set_setting(
+    training: Training,
     backend: str,
     parameters: Array,
-    data: Data,
-    callbacks: Sequence[Callback],
-    ranks: Ranks,
-    *,
     batch_size: int,
-    rows: int | None,
+    *,
     per_epoch: int,
     blocks: dict[str, Any],
-) -> Plan:
-    """Return a plan with the setting for a file: everything the bits depend on.
+) -> None:
+    """Set a training's setting for a file: everything the bits depend on.
 
     The setting has JSON's types. Data are represented by a SHA-256, in about a second a gigabyte, or by a
     fingerprint equal for all distributions over ranks. CheckpointError for a file of another training.
 
-    backend : a name; parameters : at first; data : as given; batch_size : of all ranks
-    rows, per_epoch : rows and steps of an epoch, None for blocks; blocks : part of the setting, for blocks
+    backend : a name; parameters : at first; batch_size : of all ranks
+    per_epoch : steps of an epoch; blocks : part of the setting, for blocks
     """
-    options, held_out, file = plan.options, plan.held_out, plan.options.file
+    options, held_out, ranks = training.options, training.held_out, training.ranks
+    file = options.file
     by_rows = ranks.by_rows if file is None else file.by_rows
 
     def of_data(data: Data) -> str:
@@ -120,15 +116,16 @@ def with_setting(
 
     with ranks.raise_on_all_ranks():
         held = _held_blas_threads(file, backend)
-    blas_threads = held or found_blas_threads(plan.blas_threads or options.threads)
-    setting = {
-        "network": described(plan.network),
-        "optimizer": described(plan.optimizer),
+    blas_threads = held or found_blas_threads(training.blas_threads or options.threads)
+    training.blas_threads = held or training.blas_threads
+    training.setting = {
+        "network": described(training.network),
+        "optimizer": described(training.optimizer),
         "batch_size": batch_size,
         "shuffle": options.shuffle,
         "seed": options.seed,
         "initial": fingerprint(parameters),
-        "data": of_data(data),
+        "data": of_data(training.given_data),
         "validation": of_data(held_out) if isinstance(held_out, Data) else held_out and "blocks",
         "average_every": ranks.average_every,
         "blas_threads": None if blas_threads is None else min(blas_threads, MOST_BLAS_THREADS),
@@ -137,29 +134,21 @@ def with_setting(
     }
     if file is not None:
         with ranks.raise_on_all_ranks():
-            names = [type(callback).__name__ for callback in with_state(callbacks)]
-            _check_same_training(file, setting, names, plan, rows, per_epoch)
-    return plan._replace(setting=setting, blas_threads=held or plan.blas_threads)
+            _check_same_training(file, training, per_epoch)
 
 
-def _check_same_training(
-    snapshot: Snapshot,
-    current: dict[str, Any],
-    callbacks: list[str],
-    plan: Plan,
-    rows: int | None,
-    batches: int,
-) -> None:
+def _check_same_training(snapshot: Snapshot, training: Training, batches: int) -> None:
     """Raise CheckpointError unless `fit` resumes the saved training.
 
-    rows, batches : of an epoch; None for blocks, whose number may be unknown
+    batches : of an epoch, unless of blocks
 
     The number of epochs may differ: a training may be prolonged. A named backend may differ: the training
     then goes on in the other backend's bits.
     """
-    path, options, epochs = snapshot.path, plan.options, plan.options.epochs
+    path, options, epochs = snapshot.path, training.options, training.options.epochs
     then = {**snapshot.setting, "callbacks": [name for name, _ in snapshot.callbacks]}
-    now = {**current, "callbacks": callbacks}
+    callbacks = [type(callback).__name__ for callback in with_state(training.callbacks)]
+    now = {**training.setting, "callbacks": callbacks}
     del now["blas_threads"]  # taken from the file, if it has them
     if off := [name for name in now if then.get(name) != now[name]]:
         short = ("batch_size", "shuffle", "window", *options.of_steps())
@@ -168,7 +157,7 @@ def _check_same_training(
         ]
         raise CheckpointError(f"{path!r} is of another training; these differ: {', '.join(shown)}")
     begun: float
-    if rows is None:
+    if training.rows is None:
         begun = done = len(snapshot.history["loss"])
         sound = snapshot.epoch_step <= snapshot.step
     else:
@@ -177,8 +166,8 @@ def _check_same_training(
     if begun > epochs:
         raise CheckpointError(f"{path!r} holds {begun:g} epochs, more than epochs={epochs}")
     sound &= all(len(snapshot.history[name]) == done for name in LOSS_CURVES if name in snapshot.history)
-    sound &= ("validation_loss" in snapshot.history) == (current["validation"] is not None)
-    if not (sound and len(snapshot.moments) == plan.optimizer.moment_rows):
+    sound &= ("validation_loss" in snapshot.history) == (training.held_out is not None)
+    if not (sound and len(snapshot.moments) == training.optimizer.moment_rows):
         raise CheckpointError(f"{path!r} is not a sound checkpoint: its parts are of different steps")
 
 

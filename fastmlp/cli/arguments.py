@@ -12,11 +12,11 @@ from typing import Any
 
 from fastmlp import checks
 from fastmlp.backend.registry import backends, mixed_backend
+from fastmlp.model.component import LAYERS, Part
 from fastmlp.model.initializers import Normal
 from fastmlp.model.layers import checked_layers
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
-from fastmlp.model.part import LAYERS, Part
 from fastmlp.model.state import BFLOAT16, DTYPES
 
 TRAINED_IN = (*DTYPES, BFLOAT16)
@@ -158,7 +158,7 @@ def network_in_words(network: Network) -> str:
     Embeddings of blocks of inputs are left out.
     """
     if network.is_chain:
-        parts = [*network.hidden, network.output]
+        parts = [*network.activations]
     else:
         first = next(at for at, one in enumerate(network.operations) if one.is_dense or not network.blocks)
         parts = [part for one in network.operations[first:] for part in (one.kind.name, one.activation)]

@@ -425,7 +425,7 @@ def hidden(model: Model, X: Any, layer: int | str) -> NDArray[Any]:
     named = {
         one.name: index
         for index, one in enumerate(operations)
-        if one.layer is not None and one.kind.name != "members"
+        if one.layer is not None and one.kind.key != "members"
     }
     if isinstance(layer, str):
         if layer not in named:

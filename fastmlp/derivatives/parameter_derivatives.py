@@ -69,7 +69,7 @@ class ParameterRows(Rows):
         found = {}
         for step in graph_of(self.network.replaced(input_scale=1.0), markers).steps:
             for name, array in step.arrays.items():
-                numbers = array[1:-1] if step.one.kind.name == "categories" else array
+                numbers = array[1:-1] if step.one.kind.key == "categories" else array
                 indices = (-1 - numbers.reshape(-1)).astype(np.int64)
                 if not step.fixed and (indices >= 0).all() and trains[indices].all():
                     found[name] = indices
@@ -141,7 +141,7 @@ def parameter_jacobian(rows: ParameterRows, tape: Tape, seeds: dict[int, Array])
     out = np.zeros((*lead, len(rows.parameters)), rows.dtype)
     line = np.arange(lead[-1])[:, None]
     for step, delta in tape.deltas(seeds):
-        if step.one.kind.name == "categories":
+        if step.one.kind.key == "categories":
             for indices, columns in _lookups(tape, step, rows.indices):
                 out[..., line, indices] += delta[..., columns]
             continue
@@ -193,7 +193,7 @@ def _norms(rows: ParameterRows, tape: Tape, seeds: dict[int, Array]) -> Array:
     squares = np.zeros(len(next(iter(seeds.values()))))
     shared: dict[str, list[tuple[Array, Array]]] = {}
     for step, delta in tape.deltas(seeds):
-        kind = step.one.kind.name
+        kind = step.one.kind.key
         if kind == "categories":
             squares += _squares(delta)
         elif kind == "dense":

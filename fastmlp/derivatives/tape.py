@@ -29,7 +29,7 @@ from fastmlp.formulas.expressions import (
     variable,
 )
 from fastmlp.model.activations import Activation
-from fastmlp.model.custom import restored
+from fastmlp.model.component import restored
 
 Array = NDArray[Any]
 
@@ -110,7 +110,7 @@ def _differential(
 def differential_of(step: ExportStep) -> Differential:
     """Return the derivatives of a formula step."""
     assert step.formula is not None
-    activation = step.one.activation if step.one.kind.name == "activation" else ""
+    activation = step.one.activation if step.one.kind.key == "activation" else ""
     nodes = tuple((word, tuple(operands)) for word, operands in step.formula.nodes())
     return _differential(nodes, step.variables, len(step.one.sources), activation)
 
@@ -122,7 +122,7 @@ def slope_of(activation: str | Activation) -> Activation:
     found, ones = _differential(nodes, (Z,), 1, activation), (DELTA, SEED, TANGENT, ONES)
     slope, bend = (of_one_unit(each, ones) for each in (found.pulled[Z], found.bent[Z, Z]))
     name = activation if isinstance(activation, str) else activation.name
-    made: Activation = restored(Activation, f"{name}_slope", slope, bend, ())
+    made: Activation = restored(Activation, f"{name}_slope", slope, bend)
     return made
 
 
@@ -199,7 +199,7 @@ STRUCTURES = {
 
 def _where_asked(step: ExportStep, delta: Array, found: Array) -> Array:
     """Return an activation's derivatives, with 0 for the cotangent 0."""
-    if step.one.kind.name != "activation" or step.label == "softmax":
+    if step.one.kind.key != "activation" or step.label == "softmax":
         return found
     if np.isfinite(found.sum()):
         return found
@@ -244,7 +244,7 @@ class Tape:
 
     def _value(self, step: ExportStep) -> Array:
         if step.formula is None:
-            return STRUCTURES[step.one.kind.name].value(self._sources(step), *step.arrays.values())
+            return STRUCTURES[step.one.kind.key].value(self._sources(step), *step.arrays.values())
         known = self._known(step)
         return self._evaluated(step.formula, known, (*known[Z].shape[:-1], step.one.n_out))
 
@@ -260,7 +260,7 @@ class Tape:
         for step in self.graph.steps:
             tangents = self._sources(step, found)
             if step.formula is None:
-                found[step.number] = STRUCTURES[step.one.kind.name].push(tangents, *step.arrays.values())
+                found[step.number] = STRUCTURES[step.one.kind.key].push(tangents, *step.arrays.values())
                 continue
             known, pushed = self._known(step), differential_of(step).pushed
             shape = (*tangents[0].shape[:-1], step.one.n_out)
@@ -312,7 +312,7 @@ class Tape:
     def _pulled(self, step: ExportStep, delta: Array) -> Sequence[Array]:
         sources = self._sources(step)
         if step.formula is None:
-            return STRUCTURES[step.one.kind.name].pull(delta, sources, *step.arrays.values())
+            return STRUCTURES[step.one.kind.key].pull(delta, sources, *step.arrays.values())
         known, pulled = {**self._known(step), DELTA: delta}, differential_of(step).pulled
         return [
             _where_asked(step, delta, self._evaluated(pulled[name], known, (*delta.shape[:-1], units)))
@@ -342,7 +342,7 @@ class Tape:
         The derivatives are (.., rows, numbers) of the array; of a table, derivatives of the rows in use.
         """
         (x, *_), lead = self._sources(step), delta.shape[:-1]
-        match step.one.kind.name:
+        match step.one.kind.key:
             case "dense" | "grouped":
                 (weights, w), (biases, _) = step.arrays.items()
                 groups = w.shape[0] if w.ndim == 3 else 1

@@ -24,9 +24,9 @@ from fastmlp.model.state import Array
 from fastmlp.system.interrupts import BY_SIGINT, Interrupted
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.options import FitOptions, drawn_seed
+from fastmlp.training.preparation import prepare
 from fastmlp.training.ranks import ChunkRunner, Ranks
-from fastmlp.training.trainer import prepared
+from fastmlp.training.start import drawn_seed
 
 
 @dataclass(frozen=True)
@@ -120,23 +120,28 @@ def agreeing(callbacks: Sequence[Callback], ranks: SeveralRanks, moment_rows: in
     return [*others, Agreement(ranks, moment_rows), *writing, FilesWritten(ranks)]
 
 
-def fit_on_ranks(network: Network, X: Any, y: Any, options: Mapping[str, Any], communicator: Any) -> Model:
-    """Return the model of `fastmlp.fit`, trained with this rank's rows."""
-    given = communicator if isinstance(communicator, DataParallel) else DataParallel(communicator)
-    opened = given.opened()
+def fit_on_ranks(
+    network: Network,
+    X: Any,
+    y: Any,
+    given: Mapping[str, Any],
+    communicator: Any,
+    check: Callable[..., Any],
+) -> Model:
+    """Return the model of `fastmlp.fit`, trained with this rank's rows. check : `fitting.options_of`"""
+    group = communicator if isinstance(communicator, DataParallel) else DataParallel(communicator)
+    opened = group.opened()
     if opened.size == 1:
-        return prepared(network, X, y, options, Ranks(True, given.average_every)).train()
-    ranks = TrainingRanks(opened, given.average_every)
+        return prepare(network, X, y, check(network, given), Ranks(True, group.average_every)).train()
+    ranks = TrainingRanks(opened, group.average_every)
     with ranks.abort_all_ranks(DivergenceError, Interrupted):
-        return prepared(network, X, y, options, ranks).train()
+        return prepare(network, X, y, ranks.agreed(network, given, check), ranks).train()
 
 
 class TrainingRanks(SeveralRanks):
     """This rank among the ranks of a training."""
 
-    def agreed(
-        self, network: Network, given: Mapping[str, Any], check: Callable[..., FitOptions]
-    ) -> FitOptions:
+    def agreed(self, network: Network, given: Mapping[str, Any], check: Callable[..., Any]) -> Any:
         """Return checked options, the same on all ranks, with rank 0's seed."""
         with self.raise_on_all_ranks():
             options = check(network, given, self.first)
@@ -159,14 +164,14 @@ class TrainingRanks(SeveralRanks):
         self.communicator.broadcast(parameters)
         return get(self.of_first(current_backend(chosen).name)), agreeing(callbacks, self, moment_rows)
 
-    def _check(self, network: Network, options: FitOptions) -> None:
+    def _check(self, network: Network, options: Any) -> None:
         """Raise ValueError for an option without support for ranks."""
         if options.mixup is not None:
             raise ValueError("mixup does not go with a communicator, where each process has its rows")
         if options.average is not None and self.average_every is not None:
             raise ValueError("average does not go with average_every, where ranks take steps apart")
 
-    def _compare(self, network: Network, options: FitOptions) -> None:
+    def _compare(self, network: Network, options: Any) -> None:
         """Raise RankError for differing options, CheckpointError for a file of a single process."""
         saved, dtype, validation = options.resume, options.dtype, options.validation
         goes_on = saved is not None and options.file is None

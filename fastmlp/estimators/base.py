@@ -42,6 +42,7 @@ from fastmlp.estimators.rows import (
     split,
     start,
 )
+from fastmlp.fitting import FitOptions, check_callbacks
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import drawn, flatten, parameter_count
 from fastmlp.model.network import Network
@@ -49,8 +50,8 @@ from fastmlp.model.optimizers import SGD
 from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.state import BFLOAT16, Array, TrainState, initial_state, is_bfloat16
 from fastmlp.trained.model import Model
-from fastmlp.training.options import FitOptions, check_callbacks
-from fastmlp.training.prepared import Prepared, finished, ready
+from fastmlp.training.preparation import ready
+from fastmlp.training.training import Training
 
 if TYPE_CHECKING:
     from fastmlp.estimators.streaming import Stream
@@ -62,12 +63,12 @@ THREADED_FLOPS = 6e7
 class TrainingThread(threading.Thread):
     """A thread whose trainings join those of other threads."""
 
-    def train(self, training: Prepared) -> Run:
+    def train(self, training: Training) -> Run:
         """Return the finished run of a training."""
         raise NotImplementedError
 
 
-def give(fitting: Generator[Prepared, Run, None], outcome: Run | BaseException) -> None:
+def give(fitting: Generator[Training, Run, None], outcome: Run | BaseException) -> None:
     """Finish a fit, given the run of the training or an error."""
     with contextlib.suppress(StopIteration):
         if isinstance(outcome, Run):
@@ -150,10 +151,8 @@ class Perceptron(Joint, Parameters, Fitted):
         fitting = self.fitting(X, y, sample_weight, epochs, isinstance(thread, TrainingThread))
         for training in fitting:
             try:
-                if isinstance(thread, TrainingThread):
-                    run = thread.train(training)
-                else:
-                    run = finished(training.begun())
+                train = thread.train if isinstance(thread, TrainingThread) else Training.finished
+                run = train(training)
             except BaseException as error:
                 give(fitting, error)
             else:
@@ -161,7 +160,7 @@ class Perceptron(Joint, Parameters, Fitted):
 
     def fitting(
         self, X: Any, y: Any, sample_weight: Any, epochs: int | None, among_others: bool
-    ) -> Generator[Prepared, Run, None]:
+    ) -> Generator[Training, Run, None]:
         """Fit in two parts, of validated parameters: yield the training, and take its run.
 
         The solver "lbfgs" fits in one part, and yields nothing. The fits of a search come to their trainings
@@ -249,12 +248,11 @@ class Perceptron(Joint, Parameters, Fitted):
         """Return the network of the estimator's parameters, and first weights and biases."""
         sizes = [rows.inputs.shape[1], *hidden, rows.targets.shape[1]]
         network = network_of(self, sizes, *self._ends_in())
-        if self.layers is not None or not network.is_chain:
-            if self.init is not None:
-                raise ValueError("init must be None where an activation has trained parameters")
+        if self.layers is not None:
             return network, drawn(network, np.random.default_rng(rng.randint(2**31)), rows.inputs.dtype)
         # The bound of the last layer's draw depends on the hidden layers' activation, too.
-        names = [*network.hidden, (network.hidden or hidden_activations(self, 1))[-1]]
+        names = [*network.activations[:-1]]
+        names += names[-1:] or hidden_activations(self, 1)
         weights, biases = start(sizes, names, self.init, rng)
         return network, flatten(weights, biases, network, rows.inputs.dtype)
 
@@ -300,7 +298,7 @@ class Perceptron(Joint, Parameters, Fitted):
         callbacks: Sequence[Callback],
         first: bool,
         stream: Stream | None,
-    ) -> Generator[Prepared, Run, None]:
+    ) -> Generator[Training, Run, None]:
         incremental = epochs is not None
         epochs = self.max_iter if epochs is None else epochs
         (rows, _), held_out = self._with_held_out(given, rng)
@@ -327,33 +325,31 @@ class Perceptron(Joint, Parameters, Fitted):
             dtype=BFLOAT16 if mixed else None,
         )  # fmt: skip
         training = ready(
-            network, options, {}, rows, held_out and held_out[0], count or 0,
+            network, options, rows, held_out and held_out[0], count or 0,
             blocks=None if stream is None else {},
             state=TrainState(parameters, np.empty_like(parameters), state.moments, state.step),
         )  # fmt: skip
-        plan = training.plan
-        self._adopt(Model(network, parameters, {"loss": []}, current_backend(plan.backend), None))  # type: ignore[arg-type]
+        self._adopt(Model(network, parameters, {"loss": []}, current_backend(training.backend), None))  # type: ignore[arg-type]
         # The steps of an epoch of blocks may not be known: their epochs are counted.
         since = BEGINNING if stream is None else Since(state.step, state.epochs)
         orders: Orders | None = None
         if self.shuffle and not whole:
             orders = stream.orders(rng, since.epoch) if stream else ComposedOrders(len(rows.targets), rng)
         score = scoring_of(self, held_out)
-        plan = plan._replace(
-            orders=orders, dropout_key=int(rng.randint(2**32, dtype=np.uint32)) if network.drops else 0,
-            stays_finite=False, calls_blas=plan.calls_blas or score is not None, since=since,
-        )  # fmt: skip
+        training.orders, training.since, training.stays_finite = orders, since, False
+        training.dropout_key = int(rng.randint(2**32, dtype=np.uint32)) if network.drops else 0
+        training.calls_blas = training.calls_blas or score is not None
         try:
             # What reads all rows ends by its own rules, where no score decides.
             endless = incremental or (whole and score is None)
-            called = [Convergence(self, score, endless), *callbacks]
-            training = training._replace(plan=plan, callbacks=called)
+            training.callbacks = [Convergence(self, score, endless), *callbacks]
             if stream is None:
                 run = yield training
             else:  # windows are filled for this fit alone
                 from fastmlp.blocks.training import WindowBatches
 
-                run = finished(training.begun(WindowBatches(*stream, plan)))
+                training.windows = WindowBatches(*stream, training)
+                run = training.finished()
             interrupted = run.interrupted
         except KeyboardInterrupt as interrupt:  # a second Ctrl-C, or a callback's own
             if interrupt.__context__ is not None:  # an error came after the first

@@ -79,8 +79,6 @@ def network_of(estimator: Any, sizes: Sequence[int], output: str, loss: str | Lo
         "output": output,
         "loss": loss,
         "l2": number(estimator.alpha),
-        "huber_delta": getattr(estimator, "huber_delta", 1.0),
-        "quantile": getattr(estimator, "quantile", 0.5),
         "input_scale": number(estimator.input_scale),
         "convention": "sklearn",
     }
@@ -125,15 +123,15 @@ def described(network: Network) -> dict[str, Any]:
             f"an estimator has one output, and columns of X; this network has {network.unlike_a_chain}"
         )
     if not network.is_chain:
-        *hidden, last = network.layers
-        if last != Dense(last.units):
+        *layers, last = network.layers
+        if last != Dense(network.n_out):
             raise ValueError(f"the last layer of an estimator's network is a plain Dense, got {last}")
-        return {"layers": hidden, "alpha": network.l2, "input_scale": network.input_scale}
-    same = len(set(network.hidden)) == 1
+        return {"layers": layers, "alpha": network.l2, "input_scale": network.input_scale}
+    hidden, dropout = network.activations[:-1], [one.dropout for one in network.operations[:-1]]
     return {
-        "hidden_layer_sizes": network.sizes[1:-1],
-        "activation": network.hidden[0] if same else list(network.hidden),
-        "dropout": list(network.dropout) if any(network.dropout) else 0.0,
+        "hidden_layer_sizes": network.widths[1:-1],
+        "activation": hidden[0] if len(set(hidden)) == 1 else list(hidden),
+        "dropout": dropout if any(dropout) else 0.0,
         "alpha": network.l2,
         "input_scale": network.input_scale,
     }
@@ -261,8 +259,6 @@ CLASSIFIER: Constraints = COMMON | {
 REGRESSOR: Constraints = COMMON | {
     "solver": [StrOptions({"lbfgs", "lm", "sgd", "adam"}), *OPTIMIZERS],
     "loss": [StrOptions({*LOSSES}), Loss],
-    "huber_delta": [Interval(Real, 0, None, closed="neither")],
-    "quantile": [Interval(Real, 0, 1, closed="neither")],
     "posterior": ["boolean"],
 }
 

@@ -42,10 +42,6 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         as `Huber(0.5)` or `Quantiles([0.1, 0.9])`; or a custom `Loss` or `RowLoss`, with its output. For a
         parameter for each output, and a single column of y, there are as many outputs, as for several
         quantiles.
-    huber_delta : float
-        Where huber turns from quadratic to linear; above 0.
-    quantile : float
-        The quantile estimated by pinball, in (0, 1).
     stopping_metric : str, callable or None
         What early_stopping maximises, as for MLPClassifier. None is R^2.
     solver : str or Optimizer
@@ -92,8 +88,6 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
-        huber_delta: float = 1.0,
-        quantile: float = 0.5,
         dropout: Any = 0.0,
         layers: Any = None,
         init: Any = None,

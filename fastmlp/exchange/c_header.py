@@ -17,7 +17,7 @@ from fastmlp.exchange.formulas import Z, formula, on_array
 from fastmlp.exchange.steps import ExportGraph, folded, graph_of, refuse_others
 from fastmlp.exchange.text import ALGEBRA, Language, LoopWriter, call
 from fastmlp.model.activations import Activation
-from fastmlp.model.layout import flatten, layer_views
+from fastmlp.model.layout import dense_views, flatten
 from fastmlp.model.network import Network
 
 FUNCTIONS = ("sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "erf")
@@ -258,8 +258,8 @@ def integer_header(network: Network, parameters: NDArray[Any], name: str, fixed_
     parts: list[str] = []
     steps: list[str] = []
     source = "x"
-    depth = len(network.sizes) - 1
-    for index, (w, b) in enumerate(layer_views(parameters.astype(np.float64), network)):
+    depth = len(network.widths) - 1
+    for index, (w, b) in enumerate(dense_views(parameters.astype(np.float64), network)):
         z = _affine(value, w, b)
         last = index == depth - 1
         weights, biases, shift, z_bits = _layer(index, w, b, z, bits, LOGIT_BITS if last else Z_BITS)
@@ -286,7 +286,7 @@ def integer_header(network: Network, parameters: NDArray[Any], name: str, fixed_
             value, bits = on_array(activation, z), curve.bits
         steps += [f"for o in range({n_out}):", *(f"    {line}" for line in body)]
         source = target
-    hidden = network.sizes[1:-1]
+    hidden = network.widths[1:-1]
     buffers = [f"int16_t {b}[{max(hidden[i::2])}]" for i, b in enumerate("ab") if hidden[i::2]]
     clamped = function(
         f"int64_t {name}_clamped(int64_t v, int64_t most)", ["return v > most ? most : v < -most ? -most : v"]
@@ -298,7 +298,7 @@ def integer_header(network: Network, parameters: NDArray[Any], name: str, fixed_
     )
     predict = _predict(network, writer, first, z_bits)
     what = (
-        f"A multi-layer perceptron, {' - '.join(map(str, network.sizes))} units, in integers.\n"
+        f"A multi-layer perceptron, {' - '.join(map(str, network.widths))} units, in integers.\n"
         f"   On the {len(given)} rows that it was made with, logits are at most LOGIT_BOUND off."
     )
     reach = np.abs(z) + off

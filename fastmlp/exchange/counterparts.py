@@ -16,17 +16,16 @@ from fastmlp import checks
 from fastmlp.exchange.formulas import named
 from fastmlp.exchange.steps import ExportStep, step_of
 from fastmlp.formulas.expressions import Expression
-from fastmlp.model import custom, layers
+from fastmlp.model import layers
 from fastmlp.model.activations import ACTIVATIONS, HIDDEN, OUTPUTS, Activation
+from fastmlp.model.component import LAYERS, Layer, Part
 from fastmlp.model.gates import Concatenate, ReadsEarlier
 from fastmlp.model.loss import Loss
 from fastmlp.model.network import Network
-from fastmlp.model.norms import GroupNorm
-from fastmlp.model.operations import INPUTS, KINDS, Operation
-from fastmlp.model.part import LAYERS, Part
+from fastmlp.model.operations import INPUTS, Operation
 from fastmlp.trained.portable import Parts
 
-LAYER_OF = {one.kind: one for one in LAYERS.values() if one.counterparts}
+LAYER_OF = {one.kind.key: one for one in LAYERS.values() if one.counterparts}
 """The classes of layers with counterparts, with arrays in the same order, by kinds of operations."""
 
 
@@ -38,7 +37,7 @@ def native(entry: Any, format: str) -> tuple[str, dict[str, Any]]:
 
 def native_of(step: ExportStep, format: str) -> tuple[str, dict[str, Any]]:
     """Return the name of a step; a custom layer or activation has none, whatever the name."""
-    kind, activation = step.one.kind.name, step.one.activation
+    kind, activation = step.one.kind.key, step.one.activation
     entry: Any = LAYER_OF.get(kind)
     if kind == "activation":
         entry = ACTIVATIONS.get(activation) if isinstance(activation, str) else None
@@ -54,7 +53,7 @@ def sample_layers(**options: Any) -> list[Part]:
     for layer in LAYERS.values():
         if issubclass(layer, ReadsEarlier):
             found.append(layer(""))
-        elif layer.parameters and not issubclass(layer, GroupNorm):  # whose groups are rows of another norm
+        elif layer.kind.parameters and layer.lower is Part.lower:  # others are on parts of a row
             known = {field.name for field in fields(layer)}  # type: ignore[arg-type]
             found.append(layer(**{name: value for name, value in options.items() if name in known}))
     return found
@@ -62,10 +61,9 @@ def sample_layers(**options: Any) -> list[Part]:
 
 def layer_step(layer: Part, units: int, dtype: np.dtype[Any]) -> ExportStep:
     """Return the step of a single layer, with arrays of ones: (units,), or (1,) of one number a layer."""
-    kind, sources = KINDS[layer.kind], (INPUTS,) * (1 + isinstance(layer, ReadsEarlier))
-    lengths = {one.name: one.length(units) for one in kind.parameters}
-    arrays = {name: np.ones(lengths.get(name, units), dtype) for name in (*layer.parameters, *layer.state)}
-    return step_of(Operation(kind, "", sources, units, units, layer=layer), arrays, dtype)
+    one = Operation(layer.kind, "", (INPUTS,) * len(layer.kind.sources), units, units, layer=layer)
+    arrays = {name: np.ones(place.shape, dtype) for name, place in one.arrays.items()}
+    return step_of(one, arrays, dtype)
 
 
 Array = NDArray[Any]
@@ -175,7 +173,7 @@ def _with_names(chain: Sequence[ImportedLayer]) -> list[Part]:
         if index in names:
             layer = replace(layer, name=names[index])
         below: Any = found[-1] if found else None
-        activates = isinstance(layer, layers.Activate) and not isinstance(layer.activation, custom.Layer)
+        activates = isinstance(layer, layers.Activate) and not isinstance(layer.activation, Layer)
         if activates and below == layers.Dense(getattr(below, "units", 1)):
             found[-1] = replace(below, activation=layer.activation, name=layer.name)
         else:

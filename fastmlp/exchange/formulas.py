@@ -19,7 +19,7 @@ from fastmlp.formulas.elementary import ERF, MILLS, MILLS_RATE, SQRT_TWO
 from fastmlp.formulas.expressions import CONSTANT, ONES, VARIABLE, Expression, constant, variable
 from fastmlp.formulas.numbers import Polynomial
 from fastmlp.model.activations import ACTIVATIONS, Activation
-from fastmlp.model.custom import number_variable
+from fastmlp.model.component import number_variable
 from fastmlp.model.operations import Operation
 
 Z = "z"
@@ -47,8 +47,8 @@ def row_formula(one: Operation, dtype: np.dtype[Any]) -> Expression:
     The variables are `Z`, `OTHER` and `array_variables`. A batch norm, without a row formula, is traced from
     the reference.
     """
-    row = one.kind.row
-    if row is None:
+    kind = one.kind
+    if kind.value is None:
         z, other, gain, shift, *state = (variable(name) for name in (Z, OTHER, *ARRAYS))
         given: Any = gain, shift, state
         plain = one._replace(activation="identity")
@@ -57,18 +57,18 @@ def row_formula(one: Operation, dtype: np.dtype[Any]) -> Expression:
     epsilon = float(np.finfo(dtype).eps)
     known = {
         number_variable(name): constant(epsilon if value is None else value)
-        for name, value in zip(row.numbers, one.numbers, strict=True)
+        for name, value in zip(kind.numbers, one.numbers, strict=True)
     }
-    names = dict(zip([parameter.variable for parameter in row.parameters], array_variables(one), strict=True))
-    known |= {name: variable(by) for name, by in names.items()}
-    return of_units(row.value, one.n_in, known)
+    names = zip(kind.parameters, array_variables(one), strict=True)
+    known |= {parameter.variable: variable(name) for parameter, name in names}
+    return of_units(kind.value, one.n_in, known)
 
 
 def array_variables(one: Operation) -> tuple[str, ...]:
     """Return the variables of an operation's arrays in `row_formula`, in order."""
-    if one.kind.row is None:
+    if one.kind.value is None:
         return ARRAYS
-    traced = one.kind.component is not None  # a user's parameter of one number keeps the name that says so
+    traced = bool(one.kind.digest)  # a user's parameter of one number keeps the name that says so
     return tuple(each.variable if traced or not each.by_unit else each.name for each in one.kind.parameters)
 
 

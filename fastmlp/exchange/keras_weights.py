@@ -18,7 +18,7 @@ def to_keras_weights(network: Network, parameters: NDArray[Any]) -> list[NDArray
     """
     plain = not network.head_names and not network.blocks
     walked = graph_of(network, parameters.copy(), format="keras").steps if plain else []
-    walked = [step for step in walked if step.one.kind.name != "gather"]  # a gate's halves have no weights
+    walked = [step for step in walked if step.one.kind.key != "gather"]  # a gate's halves have no weights
     unlike = [step.label for step in walked if step.arrays and not native_of(step, "keras")[0]]
     if unlike or not walked:
         names = filter(None, (native(one, "keras")[0] for one in LAYER_OF.values()))

@@ -132,7 +132,7 @@ class OnnxGraph:
 
     def by_formula(self, step: ExportStep, sources: Sequence[str]) -> str:
         """Add the nodes of a step by formula; return the value's name."""
-        traced = step.one.kind.component is not None  # a user's formula may sum an array over the units
+        traced = bool(step.one.kind.digest)  # a user's formula may sum an array over the units
         names = [
             self.array(name, np.atleast_2d(values) if traced else values)
             for name, values in step.arrays.items()
@@ -142,8 +142,8 @@ class OnnxGraph:
 
     def step(self, step: ExportStep, sources: Sequence[str]) -> str:
         """Add the nodes of a step, by an operator if runtimes have the operator; return the value's name."""
-        if step.one.kind.name in STRUCTURES:
-            return STRUCTURES[step.one.kind.name](self, step, *sources)
+        if step.one.kind.key in STRUCTURES:
+            return STRUCTURES[step.one.kind.key](self, step, *sources)
         operator, options = native_of(step, "onnx")
         if not operator or not self.has(operator):
             return self.by_formula(step, sources)

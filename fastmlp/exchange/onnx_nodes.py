@@ -19,7 +19,8 @@ from fastmlp.exchange.steps import step_of
 from fastmlp.formulas.expressions import Expression, Refused, constant, operate, variable
 from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model.activations import ACTIVATIONS
-from fastmlp.model.operations import INPUTS, KINDS, Operation
+from fastmlp.model.lowering import KINDS
+from fastmlp.model.operations import INPUTS, Operation
 from fastmlp.model.state import FLOATS
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -82,7 +82,7 @@ def to_numpy_source(network: Network, parameters: NDArray[Any]) -> str:
         read = [*(outputs[index] for index in step.one.sources), *step.arrays]
         arrays |= {name: _array(name, array) for name, array in step.arrays.items()}
         if step.formula is None:
-            value = STRUCTURES[step.one.kind.name](step, *read)
+            value = STRUCTURES[step.one.kind.key](step, *read)
         else:
             names, value = step.variables, f"{step.function}({', '.join(read)})"
             if step.function not in functions:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import checks
 from fastmlp.exchange.steps import folded, refuse_others
-from fastmlp.model.layout import layer_views
+from fastmlp.model.layout import dense_views
 from fastmlp.model.network import Network
 from fastmlp.trained.portable import Parts
 
@@ -31,13 +31,13 @@ def to_sklearn(network: Network, parameters: NDArray[Any], classes: ArrayLike | 
 
     network, parameters = folded(network, parameters)
     refuse_others(network, "a scikit-learn estimator")
-    for layer, name in enumerate(network.hidden):
+    for layer, name in enumerate(network.activations[:-1]):
         if name not in HIDDEN:
             raise ValueError(
                 f"scikit-learn has no counterpart of {name!r} (hidden layer {layer}); "
                 f"it has: {', '.join(HIDDEN)}"
             )
-    names = {HIDDEN[str(name)] for name in network.hidden} or {"relu"}
+    names = {HIDDEN[str(name)] for name in network.activations[:-1]} or {"relu"}
     if len(names) > 1:
         raise ValueError(
             "scikit-learn has one activation for all hidden layers, the network has "
@@ -45,7 +45,7 @@ def to_sklearn(network: Network, parameters: NDArray[Any], classes: ArrayLike | 
         )
     ours = {output: theirs for theirs, (output, _) in OUTPUTS.items()}
     regresses = network.output in ("identity", "exp")
-    options: dict[str, Any] = {"hidden_layer_sizes": network.sizes[1:-1], "activation": names.pop()}
+    options: dict[str, Any] = {"hidden_layer_sizes": network.widths[1:-1], "activation": names.pop()}
     if regresses:
         options["loss"] = "poisson" if network.output == "exp" else "squared_error"
     made = (MLPRegressor if regresses else MLPClassifier)(**options)
@@ -56,9 +56,9 @@ def to_sklearn(network: Network, parameters: NDArray[Any], classes: ArrayLike | 
     if not regresses:
         made._label_binarizer = binarizer(network, classes)
         made.classes_ = made._label_binarizer.classes_
-    views = layer_views(parameters.copy(), network)
+    views = dense_views(parameters.copy(), network)
     made.coefs_, made.intercepts_ = [w for w, _ in views], [b for _, b in views]
-    made.n_features_in_, made.n_outputs_, made.n_layers_ = (network.n_in, network.n_out, len(network.sizes))
+    made.n_features_in_, made.n_outputs_, made.n_layers_ = (network.n_in, network.n_out, len(network.widths))
     made.out_activation_ = ours[network.output]
     made.n_iter_ = made.t_ = 0
     return made

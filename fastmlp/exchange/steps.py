@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from fastmlp.exchange.formulas import OTHER, Z, array_variables, formula, row_formula
 from fastmlp.formulas.expressions import Expression, variable
+from fastmlp.model.component import Kind
 from fastmlp.model.embeddings import Embedding, UnitFormula
 from fastmlp.model.gates import Scale
 from fastmlp.model.inputs import Numbers, sparse_columns
-from fastmlp.model.layout import embedding_views, operation_views, parameter_count, parameter_views
+from fastmlp.model.layout import arrays_of, dense_views, parameter_count
+from fastmlp.model.lowering import KINDS
 from fastmlp.model.network import Network
-from fastmlp.model.operations import INPUTS, KINDS, Kind, Operation
+from fastmlp.model.operations import INPUTS, Operation
 
 STRUCTURES = ("dense", "concatenate", "gather", "grouped", "categories")
 """The kinds of steps without a formula; every format has an entry for each. The arrays:
@@ -58,8 +60,8 @@ class ExportStep(NamedTuple):
     def label(self) -> str:
         """The name of the step's activation, or of the kind."""
         activation = self.one.activation
-        if self.one.kind.name != "activation":
-            return self.one.kind.label
+        if self.one.kind.key != "activation":
+            return self.one.kind.name
         return activation if isinstance(activation, str) else activation.name
 
 
@@ -70,7 +72,7 @@ def step_of(
 
     part : the formula of an operation on a block of inputs, if any
     """
-    kind, variables = one.kind.name, (Z, OTHER)[: len(one.sources)]
+    kind, variables = one.kind.key, (Z, OTHER)[: len(one.sources)]
     if kind in STRUCTURES or kind == "copy":
         return ExportStep(0, one, arrays)
     if kind == "activation":
@@ -139,7 +141,7 @@ def folded(network: Network, parameters: NDArray[Any]) -> tuple[Network, NDArray
         gain = np.full(network.n_in, scale)
         return network.replaced(input_scale=1.0, layers=layers), np.concatenate([gain, parameters])
     scaled = parameters.copy()
-    weights = operation_views(scaled, network)[0].first
+    weights, _ = dense_views(scaled, network)[0]
     weights *= scale
     return network.replaced(input_scale=1.0), scaled
 
@@ -178,7 +180,6 @@ class _Steps:
         before: _Steps | None = None,
     ) -> None:
         self.network, self.parameters, self.dropout, self.format = network, parameters, dropout, format
-        self.views = operation_views(parameters, network)
         self.blocks = iter(inputs_of(network))
         self.found: list[ExportStep] = [] if before is None else before.found
         self.operations: int = 0 if before is None else before.operations
@@ -202,7 +203,7 @@ class _Steps:
         """Append an operation, with activation and dropout; arrays : see `named`, part : see `step_of`."""
         end = one._replace(kind=KINDS["activation"], layer=None, n_in=one.n_out, activation="identity")
         made = []
-        if one.kind.name not in ("activation", "copy"):
+        if one.kind.key not in ("activation", "copy"):
             made.append(one._replace(activation="identity", dropout=0.0))
         if one.activation != "identity":
             made.append(end._replace(activation=one.activation, dropout=0.0))
@@ -217,7 +218,7 @@ class _Steps:
 
     def append_embedding(self, one: Operation, embedding: Embedding, sources: tuple[int, ...]) -> int:
         """Append a block's embedding: formulas, or a structure."""
-        arrays = embedding_views(self.parameters, one)
+        arrays = arrays_of(self.parameters, one)
         if one.tables:
             tables = {f"table{i}": with_unknown(table) for i, table in enumerate(arrays.values())}
             return self.append(one._replace(kind=KINDS["categories"]), sources, self.named(tables))
@@ -235,31 +236,30 @@ class _Steps:
 
         Readers of a copy read the original.
         """
-        one, views = self.network.operations[index], self.views[index]
+        one = self.network.operations[index]
         if self.network.blocks and one.sources == (INPUTS,):  # the copy of a block
             sources = (next(self.blocks).number,)
         if one.is_head:
             several = bool(self.network.head_names)  # a single head is the output
             head = self.network.heads[one.name if several else ""]
             one = one._replace(activation=head.output, is_head=several)
-        if one.kind.name == "copy" and not (self.dropout and one.dropout):
+        if one.kind.key == "copy" and not (self.dropout and one.dropout):
             return sources[0]
         if isinstance(one.layer, Embedding):
             return self.append_embedding(one, one.layer, sources)
-        arrays = [views.first, views.second, *views.state]
+        values = arrays_of(self.parameters, one)
         if one.is_dense:
-            named = self.named(dict(zip("Wb", arrays, strict=True)))
+            named = self.named(dict(zip("Wb", values.values(), strict=True)))
             if one.subrows > 1:  # one name of an array for all members
                 named = self.shared.setdefault(index, named)
             return self.append(one._replace(subrows=1), sources, named)
-        values = parameter_views(one, views) | dict(zip(one.kind.state, views.state, strict=True))
         values = {name: array.reshape(one.networks, -1)[member or 0] for name, array in values.items()}
         if member is not None:
             cuts = max(one.subrows // one.networks, 1)
             sizes = one.width // one.networks // cuts, one.subrows * one.n_in // one.networks // cuts
             one = one._replace(networks=1, subrows=cuts, n_out=sizes[0], n_in=sizes[1])
-        if (component := one.kind.component) is not None:
-            values = {f"{component.name}_{name}": array for name, array in values.items()}
+        if one.kind.digest:
+            values = {f"{one.kind.name}_{name}": array for name, array in values.items()}
         if one.second:  # a gate, which reads both halves of a row
             parts = (np.arange(start, start + one.n_in) for start in (0, one.second))
             halves = (self.append_gather(sources[0], part, 2 * one.n_in) for part in parts)
@@ -299,7 +299,7 @@ class _Steps:
         if self.network.members == 1:
             self.walk(0, depth, indices)
             return indices[depth - 1]
-        begin = next(index for index, one in enumerate(operations) if one.kind.name == "members")
+        begin = next(index for index, one in enumerate(operations) if one.kind.key == "members")
         self.walk(0, begin, indices)
         indices[begin] = indices[operations[begin].sources[0]]
         ends = []
@@ -478,8 +478,8 @@ def parameters_of(network: Network, arrays: Mapping[str, NDArray[Any]], dtype: n
     for step in graph_of(network, parameters).steps:
         given = [arrays[name] for name in step.arrays]
         views = [*step.arrays.values()]
-        if step.one.kind.name == "categories":
-            views, given = [*embedding_views(parameters, step.one).values()], [table[1:-1] for table in given]
+        if step.one.kind.key == "categories":
+            views, given = [*arrays_of(parameters, step.one).values()], [table[1:-1] for table in given]
         for view, array in zip(views, given, strict=True):
             view[...] = array
     return parameters

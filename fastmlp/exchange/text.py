@@ -220,7 +220,7 @@ class LoopWriter:
         sources, widths = zip(*read, strict=True)
         given = [*sources, *names, out]
         self.arrays |= dict(zip(names, tables, strict=True))
-        match step.one.kind.name:
+        match step.one.kind.key:
             case "dense" | "grouped":  # with weights of one group, or of several
                 return [self.call("affine", *given, *(1, *tables[0].shape)[-3:])]
             case "gather":

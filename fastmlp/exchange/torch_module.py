@@ -25,14 +25,13 @@ from fastmlp.exchange.formulas import Z, formula, of_units
 from fastmlp.exchange.steps import ExportStep, graph_of
 from fastmlp.exchange.text import REDUCED
 from fastmlp.formulas.expressions import Expression, variable
-from fastmlp.model import custom, layers
+from fastmlp.model import layers
 from fastmlp.model.activations import ACTIVATIONS
-from fastmlp.model.custom import restored
+from fastmlp.model.component import SHAPES, Layer, Part, restored
 from fastmlp.model.gates import Concatenate, ScaleShift
 from fastmlp.model.loss import Loss
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS
-from fastmlp.model.part import Part
 from fastmlp.trained.portable import Parts
 
 Array = NDArray[Any]
@@ -72,10 +71,10 @@ def _module(torch: Any, step: ExportStep) -> Any:
     """Return the module of a step."""
     one, (name, options) = step.one, native_of(step, "torch")
     tensors = [torch.from_numpy(array.copy()) for array in step.arrays.values()]
-    if one.kind.name == "copy":
+    if one.kind.key == "copy":
         return torch.nn.Dropout(one.dropout)
-    if one.kind.name in _own().STRUCTURES:
-        return _own().STRUCTURES[one.kind.name](*tensors)
+    if one.kind.key in _own().STRUCTURES:
+        return _own().STRUCTURES[one.kind.key](*tensors)
     if not name:
         named = dict(zip(step.variables[len(one.sources) :], tensors, strict=True))
         return _own().Formula(step.formula, named, step.fixed)
@@ -238,13 +237,13 @@ def _of_formula(expression: Expression, parameters: Sequence[str], units: int) -
     expression.fold(lambda node, _: reduced.append(node) if node.operation in REDUCED else None)
     if not parameters and not reduced:
         return expression
-    shapes = {start: shape for shape, start in custom.SHAPES.items()}
-    variables = {name: name if "_" in name else f"{custom.SHAPES['units']}_{name}" for name in parameters}
+    shapes = {start: shape for shape, start in SHAPES.items()}
+    variables = {name: name if "_" in name else f"{SHAPES['units']}_{name}" for name in parameters}
     expression = of_units(expression, units, {name: variable(by) for name, by in variables.items()})
     parts = [name.split("_", 1) for name in variables.values()]
     given = [(name, shapes[start], 0.0) for start, name in parts]
     name = f"formula_{expression.digest[:8]}"
-    return layers.Activate(restored(custom.Layer, name, expression, given))
+    return layers.Activate(restored(Layer, name, expression, given))
 
 
 def _read_activation(name: str, one: Any, kind: str) -> Expression:

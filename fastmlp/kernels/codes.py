@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fastmlp.model.activations import ACTIVATIONS
-from fastmlp.model.custom import Component
+from fastmlp.model.component import Component, Kind
 from fastmlp.model.losses import LOSSES
-from fastmlp.model.operations import INPUTS, KINDS, FusedChain, Kind, Operation
+from fastmlp.model.lowering import KINDS
+from fastmlp.model.operations import INPUTS, FusedChain, Operation
 from fastmlp.model.optimizers import RULES
 
 MOST_CODES = 1024
@@ -29,7 +30,7 @@ class Codes:
         self._codes = {entry.key: code for code, entry in enumerate(self._entries)}
         self.n_built_in = len(self._entries)
 
-    def code(self, component: Component | Kind | FusedChain) -> int:
+    def code(self, component: Component | FusedChain) -> int:
         """Return the code of a component, valid in this process only."""
         if component.key not in self._codes:
             with self._lock:
@@ -45,8 +46,8 @@ class Codes:
         return self._codes[component.key]
 
     def built_in_entries(self) -> list[Any]:
-        """Return the built-in entries, without the entry of custom layers, which has no formula."""
-        return [entry for entry in self._entries[: self.n_built_in] if entry.key != "own"]
+        """Return the built-in entries."""
+        return self._entries[: self.n_built_in]
 
     def code_of_key(self, key: str) -> int:
         """Return the code of a key; the component must have a code already."""
@@ -74,8 +75,7 @@ COPIES = ("copy", "concatenate", "members")
 
 def file_of_kind(kind: Kind) -> str:
     """Return the file of a kind: one for all copies and formulas of a row, else the kind's own."""
-    is_formula = kind.layer is not None and not kind.state
-    return "row_formula" if is_formula or kind.name in (*COPIES, "own") else kind.name
+    return "row_formula" if kind.formula or kind.digest or kind.key in COPIES else kind.key
 
 
 def file_of(operation: Operation) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.exchange.sklearn_estimator import HIDDEN
-from fastmlp.model.layout import layer_views
+from fastmlp.model.layout import dense_views
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer
 from fastmlp.trained.model import Model
@@ -126,7 +126,7 @@ def sklearn_fits(network: Network, optimizer: Optimizer) -> bool:
     one_rate = type(optimizer) is Adam or (
         type(optimizer) is SGD and optimizer.bias_learning_rate is None and optimizer.momentum == 0
     )
-    return len({*network.hidden}) == 1 and network.hidden[0] in HIDDEN and one_rate
+    return len({*network.activations[:-1]}) == 1 and network.activations[0] in HIDDEN and one_rate
 
 
 def _factors(network: Network) -> tuple[float, float]:
@@ -160,7 +160,7 @@ def prepare_sklearn(training: PeerTraining) -> Run:
         estimator.out_activation_ = "softmax"
 
     def run(epochs: int) -> list[float]:
-        views = layer_views(training.start.parameters.copy(), network)
+        views = dense_views(training.start.parameters.copy(), network)
         estimator.coefs_, estimator.intercepts_ = ([*part] for part in zip(*views, strict=True))
         estimator.set_params(max_iter=epochs)
         fit(slice(None))
@@ -182,7 +182,7 @@ def _estimator(training: PeerTraining) -> Any:
             "learning_rate_init": rate,
         }  # fmt: skip
     return (MLPRegressor if network.loss == "mse" else MLPClassifier)(
-        hidden_layer_sizes=network.sizes[1:-1], activation=HIDDEN[str(network.hidden[0])], alpha=0.0,
+        hidden_layer_sizes=network.widths[1:-1], activation=HIDDEN[str(network.activations[0])], alpha=0.0,
         batch_size=training.batch, max_iter=1, shuffle=training.shuffle, random_state=0, tol=0.0,
         n_iter_no_change=np.inf, warm_start=True, **options,
     )  # fmt: skip

@@ -174,7 +174,7 @@ def parts(row: StepRow) -> Iterator[tuple[str, int, SlotRow]]:
     network, operations = row.network, row.network.operations
     last, numbered = operations[-1], list(enumerate(operations, 1))
     # A step calls an activation for hidden operations alone: the loss has the output's.
-    bends = {layer for layer, one in numbered[:-1] if one.is_dense or one.kind.name == "activation"}
+    bends = {layer for layer, one in numbered[:-1] if one.is_dense or one.kind.key == "activation"}
 
     def part(phase: str, layer: int, slot: str, case: str, n_in: int, n_out: int) -> tuple[str, int, SlotRow]:
         return phase, layer, SlotRow(slot, case, Sizes(row.batch, n_in, n_out), row.dtype)

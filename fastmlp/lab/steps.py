@@ -15,11 +15,11 @@ from fastmlp.lab import peers
 from fastmlp.lab.measurements import STEP, Measurement, Wrong, in_short
 from fastmlp.lab.peers import PeerTraining
 from fastmlp.lab.timing import CLOCKS, Clock, StepsTimer, Trained, once, timed
+from fastmlp.model.component import Part
 from fastmlp.model.layers import Dense
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer
-from fastmlp.model.part import Part
 from fastmlp.model.state import is_bfloat16
 from fastmlp.trained.model import Model
 

@@ -27,11 +27,10 @@ from fastmlp.system import budget
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.loop import CHUNK_SECONDS, MAX_CHUNK_VISITS, EpochLosses, Plan, Training
-from fastmlp.training.options import FitOptions
-from fastmlp.training.prepared import Prepared
+from fastmlp.training.loop import CHUNK_SECONDS, MAX_CHUNK_VISITS, EpochLosses
 from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.start import drawn_starts, dropout_key
+from fastmlp.training.training import Training
 
 T = TypeVar("T")
 
@@ -61,32 +60,34 @@ class ScheduleError(Exception):
 class Pattern(NamedTuple):
     """The common part of models with different seeds, rows and initial parameters.
 
-    plan : of one training, without rows and orders; backend : for predictions
+    training : of a model, without rows and orders; backend : for predictions
     rows : of an epoch; shuffles : True to draw orders
     options : kept for `fit_more`, without the seed
     """
 
     network: Network
     optimizer: Optimizer
-    plan: Plan
+    training: Training
     backend: Backend
     rows: int
     shuffles: bool
     program: LaneProgram
-    options: FitOptions
+    options: Any
 
     @classmethod
-    def of(cls, training: Prepared, program: LaneProgram) -> Pattern | None:
+    def of(cls, training: Training, program: LaneProgram) -> Pattern | None:
         """Return a training's pattern; None if something looks into the training, or rows weigh unlike."""
-        plan, empty = training.plan, Data(*np.empty((3, 0)))
-        if training.callbacks or plan.held_out is not None or plan.setting or training.resumed is not None:
+        resumed, empty = training.resumed is not None, Data(*np.empty((3, 0)))
+        if training.callbacks or training.held_out is not None or training.setting or resumed:
             return None
-        if (plan.data.weights != 1).any():
+        if (training.data.weights != 1).any():
             return None
-        rows, now = len(plan.data.weights), current_backend(plan.backend)  # type: ignore[arg-type]  # no `Steps`
-        bare = plan._replace(data=empty, orders=None, start=None, backend=now)
-        shuffles = plan.orders is not None
-        return cls(plan.network, plan.optimizer, bare, now, rows, shuffles, program, training.kept_options())
+        rows, now = len(training.data.weights), current_backend(training.backend)  # type: ignore[arg-type]  # no `Steps`
+        bare = training.having(
+            Training, data=empty, given_data=empty, orders=None, start=None, state=None, backend=now
+        )
+        network, optimizer, shuffles = training.network, training.optimizer, training.orders is not None
+        return cls(network, optimizer, bare, now, rows, shuffles, program, training.kept_options())
 
     def with_optimizer(self, optimizer: Optimizer) -> Pattern:
         """Return the pattern with another optimiser, of other rates."""
@@ -95,12 +96,22 @@ class Pattern(NamedTuple):
     @property
     def schedule(self) -> tuple[Any, ...]:
         """The common schedule of a block's models."""
-        return self.program.specialized, self.plan.epochs, self.rows, self.plan.step_rows, self.shuffles
+        return (
+            self.program.specialized,
+            self.training.epochs,
+            self.rows,
+            self.training.step_rows,
+            self.shuffles,
+        )
 
     @property
     def seconds(self) -> float:
         """Seconds for a model of a block, about."""
-        return self.plan.epochs * batches_of(self.rows, self.plan.step_rows, False) * self.program.seconds
+        return (
+            self.training.epochs
+            * batches_of(self.rows, self.training.step_rows, False)
+            * self.program.seconds
+        )
 
     def takes(self, data: Data) -> bool:
         """Return True if a block may have a model with these rows."""
@@ -136,7 +147,7 @@ class BlockTraining:
         self.stop_reason: str | None = None
         self._step, pattern, count = 0, members.patterns[0], len(members.models)
         orders = map(RowOrders, members.seeds) if pattern.shuffles else [None]
-        self._batches = [Batches(pattern.rows, pattern.plan.step_rows, one) for one in orders]
+        self._batches = [Batches(pattern.rows, pattern.training.step_rows, one) for one in orders]
         self._per_epoch = self._batches[0].per_epoch
         self._losses = EpochLosses(self._per_epoch, count - 1)
         self._curves: list[Array] = []
@@ -167,7 +178,7 @@ class BlockTraining:
         self.stop_reason = reason
 
     def _steps_now(self) -> int:
-        models, steps = len(self._finite), self._pattern.plan.epochs * self._per_epoch
+        models, steps = len(self._finite), self._pattern.training.epochs * self._per_epoch
         if self.stop_reason is not None or not self._finite.any():
             return 0
         pace = max(self._pace, 1e-9)
@@ -218,11 +229,12 @@ class BlockTraining:
         rows, sums = pattern.optimizer.moment_rows, self._losses.sums[[index, -1]]
         snapshot = Snapshot(parameters, moments[:rows], self._step, self._losses.steps, sums, {"loss": curve})
         orders = RowOrders(self._members.seeds[index]) if pattern.shuffles else None
-        plan = pattern.plan._replace(
-            optimizer=pattern.optimizer, data=self._members.data[index], orders=orders, threads=1,
-            dropout_key=int(self._keys[index]),
+        training = pattern.training.having(
+            Training, optimizer=pattern.optimizer, data=self._members.data[index], orders=orders, threads=1,
+            dropout_key=int(self._keys[index]), state=initial_state(np.empty_like(parameters), rows),
+            resumed=snapshot,
         )  # fmt: skip
-        training = Training(plan, initial_state(np.empty_like(parameters), rows), (), snapshot)
+        training.begin()
         try:
             training.take_chunk(training.next_chunk(steps))
         except DivergenceError as diverged:

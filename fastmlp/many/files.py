@@ -19,7 +19,7 @@ from fastmlp.checkpoints import checkpoint
 from fastmlp.checkpoints.checkpoint import FORMAT, Path, Record
 from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
-from fastmlp.model.custom import Component
+from fastmlp.model.component import Component
 from fastmlp.model.state import Array
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError

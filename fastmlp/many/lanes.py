@@ -19,8 +19,7 @@ from fastmlp.model.backend import Chunk
 from fastmlp.model.state import TrainState
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.trained.model import Model
-from fastmlp.training.loop import Plan, Training
-from fastmlp.training.prepared import under_way
+from fastmlp.training.training import Training
 
 if TYPE_CHECKING:
     from fastmlp.kernels.lanes.training import LaneBlocks
@@ -29,21 +28,20 @@ SECONDS_OF_A_THREAD = 4e-3
 """Estimated seconds of steps worth a further thread, which starts late, and prepares another block."""
 
 
-def program_of(plan: Plan) -> LaneProgram | None:
+def program_of(training: Training) -> LaneProgram | None:
     """Return the lane program of a training; None if the training goes alone."""
-    as_usual = all(value is None for value in plan.options.of_steps().values())
-    if not (isinstance(plan.data.inputs, np.ndarray) and as_usual) or plan.optimizer.whole:
+    as_usual = all(value is None for value in training.options.of_steps().values())
+    if not (isinstance(training.data.inputs, np.ndarray) and as_usual) or training.optimizer.whole:
         return None
-    name = current_backend(plan.backend).name  # type: ignore[arg-type]  # Steps are, or have one
-    rows, dtype = len(plan.data.weights), plan.data.weights.dtype
-    return lanes.program_of(
-        name, plan.network, plan.optimizer, rows, plan.step_rows, dtype, plan.orders is not None
-    )
+    name = current_backend(training.backend).name  # type: ignore[arg-type]  # Steps are, or have one
+    rows, dtype = len(training.data.weights), training.data.weights.dtype
+    given = name, training.network, training.optimizer, rows, training.step_rows, dtype
+    return lanes.program_of(*given, training.orders is not None)
 
 
-def saved_together(plan: Plan, program: LaneProgram | None, as_one: bool) -> float:
+def saved_together(training: Training, program: LaneProgram | None, as_one: bool) -> float:
     """Return the seconds saved by lanes for a training, about. as_one : as of `saved_by`"""
-    steps = plan.epochs * -(-len(plan.data.weights) // plan.step_rows)
+    steps = training.epochs * -(-len(training.data.weights) // training.step_rows)
     return 0.0 if program is None else program.saved_by(steps, as_one)
 
 
@@ -169,9 +167,9 @@ class Lanes:
         """Yield a training under way; end the training when over."""
         result: Model | BaseException
         try:
-            training = prepared.begun(None, LaneTraining)
+            training = prepared.begun(LaneTraining)
             self._begin(index, training)
-            with under_way(training):
+            with training.under_way():
                 yield training
             result = prepared.ended(training.run)
         except BaseException as error:
@@ -211,7 +209,6 @@ class Lanes:
         chunks, stopwatch = {}, Stopwatch()
         program = self._group.program if self._group.has_program else None
         for training in [*self._lanes]:
-            plan = training.plan
             try:
                 chunk = chunks[training] = training.next_chunk(steps)  # calls a user's schedule
             except BaseException as error:
@@ -219,7 +216,7 @@ class Lanes:
                 continue
             if program is not None:
                 # Of unequal rows an order is longer, where the steps are the first ones of an epoch.
-                visits = len(chunk.order) or len(plan.data.weights)
+                visits = len(chunk.order) or len(training.data.weights)
                 together[chunk.starts.tobytes(), chunk.stops.tobytes(), visits].append(training)
         for members in together.values():
             if program is not None and len(members) > 1:
@@ -240,15 +237,19 @@ class Lanes:
 
 def _take_together(program: LaneProgram, members: Sequence[LaneTraining], chunks: Sequence[Chunk]) -> None:
     """Take the chunks of trainings in lanes; all chunks have the same starts and stops."""
-    plans, every, first = [one.plan for one in members], np.arange(len(members)), chunks[0]
-    moment_rows = max(1, plans[0].optimizer.moment_rows)
+    every, first = np.arange(len(members)), chunks[0]
+    moment_rows = max(1, members[0].optimizer.moment_rows)
     block = lanes.blocks_of(
-        program, [(one.network, one.optimizer) for one in plans], every, [one.data for one in plans], every,
-        np.array([one.dropout_key for one in plans]), np.stack([one.state.parameters for one in members]),
+        program, [(one.network, one.optimizer) for one in members], every,
+        [one.data for one in members], every,
+        np.array([one.dropout_key for one in members]), np.stack([one.state.parameters for one in members]),
         np.stack([one.state.moments[:moment_rows].ravel() for one in members]),
     )  # fmt: skip
-    visited = zip(chunks, plans, strict=True)
-    orders = [one.order if len(one.order) else np.arange(len(plan.data.weights)) for one, plan in visited]
+    visited = zip(chunks, members, strict=True)
+    orders = [
+        chunk.order if len(chunk.order) else np.arange(len(training.data.weights))
+        for chunk, training in visited
+    ]
     totals, rates = [one.totals for one in chunks], [one.rates for one in chunks]
     steps = np.array([one.state.step for one in members])
     objectives = block.take(steps, orders, first.starts, first.stops, totals, rates)

@@ -16,18 +16,17 @@ from fastmlp.callbacks.callback import Callback
 from fastmlp.checks import CheckpointError, shown
 from fastmlp.data.arrays import OF_LABELS
 from fastmlp.data.sparse import is_sparse
-from fastmlp.fitting import fit
+from fastmlp.fitting import fit, options_of
 from fastmlp.many.blocks import BlockMembers, Pattern
 from fastmlp.many.lanes import ModelGroup, program_of, saved_together
 from fastmlp.many.trainings import CallFile, KeepInCallFile, Resumed
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, as_optimizer, without_rates
-from fastmlp.training.options import USUAL
-from fastmlp.training.prepared import Prepared, cleaned, scaled
+from fastmlp.training.preparation import cleaned, prepare, scaled
 from fastmlp.training.ranks import ALONE
 from fastmlp.training.start import initial_parameters
-from fastmlp.training.trainer import prepared
+from fastmlp.training.training import Training
 
 ROWS = ("X", "y", "sample_weight")
 """The arguments with a row, or a number, for each row of X."""
@@ -290,7 +289,7 @@ class Preparation:
         self._common: tuple[Any, Data] | None = None
         """The last rows, if common to models, and the key of the cleaning."""
 
-    def training(self, index: int) -> Prepared:
+    def training(self, index: int) -> Training:
         """Return the training of a model; ValueError or TypeError with the model's index."""
         with named(index):
             saved, called = (None, []) if self._resumed is None else self._resumed.of(index)
@@ -300,13 +299,15 @@ class Preparation:
             given = self._arguments.of(index)
             network, X, y = given.pop("network"), given.pop("X"), given.pop("y")
             options = {
-                **USUAL, **given, "fit": fit, "seed": self._seeds[index], "callbacks": (*called,),
+                **given, "fit": fit, "seed": self._seeds[index], "callbacks": (*called,),
                 "progress": False, "threads": self._threads, "resume": saved, "metrics": self._metrics,
             }  # fmt: skip
-            training = prepared(network, X, y, options, trainings=self._group_sizes.get(index, 1))
-            if not isinstance(training, Prepared):
+            checked = options_of(network, options)
+            training = prepare(network, X, y, checked, trainings=self._group_sizes.get(index, 1))
+            if training.windows is not None:
                 raise TypeError("X must be rows in memory; fit takes rows that come block by block")
-        return training._replace(plan=training.plan._replace(model_index=index))
+        training.model_index = index
+        return training
 
     def members(self, models: list[int], patterns: list[Pattern]) -> BlockMembers:
         """Return models with patterns, for a block; errors as of `training`."""
@@ -350,16 +351,17 @@ class Preparation:
         if known and (found := self._trained_like(index, known)) is not None:
             return found
         training = self.training(index)
-        plan, dtype = training.plan, training.state.parameters.dtype
-        program = program_of(plan)
+        dtype = training.state.parameters.dtype
+        program = program_of(training)
         pattern = None if program is None else Pattern.of(training, program)
-        key: Any = (plan.network, plan.optimizer.rule, dtype) if program is None else program.specialized
-        saved = saved_together(plan, program, pattern is not None)
-        taken = training.state.parameters.nbytes * (1 + plan.optimizer.moment_rows)
+        alone = training.network, training.optimizer.rule, dtype
+        key: Any = alone if program is None else program.specialized
+        saved = saved_together(training, program, pattern is not None)
+        taken = training.state.parameters.nbytes * (1 + training.optimizer.moment_rows)
         found = Checked(key if pattern is None else pattern.schedule, program, pattern, saved, taken)
         if pattern is not None:
             optimizer = as_optimizer("optimizer", self._arguments.value("optimizer", index))
-            known[dtype, len(plan.data.weights), without_rates(optimizer)] = optimizer, found
+            known[dtype, len(training.data.weights), without_rates(optimizer)] = optimizer, found
         return found
 
     def _trained_like(self, index: int, known: dict[Any, tuple[Optimizer, Any]]) -> Checked | None:

@@ -11,19 +11,19 @@ from typing import Any, cast
 
 from fastmlp import checks
 from fastmlp.callbacks.callback import Callback, Metric
-from fastmlp.checkpoints.checkpoint import Checkpoint
+from fastmlp.checkpoints.checkpoint import Checkpoint, components_of
+from fastmlp.fitting import ADAM, USUAL, FitOptions, check_callbacks
 from fastmlp.many.lanes import ModelGroup
 from fastmlp.many.preparing import Arguments, Preparation
 from fastmlp.many.trainings import CallFile, Ended, Resumed, Trainings
-from fastmlp.model.custom import Component
+from fastmlp.model.component import Component
 from fastmlp.model.network import Network
 from fastmlp.system.budget import usable_cores
 from fastmlp.system.interrupts import deferred
 from fastmlp.system.notices import Bar
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.options import ADAM, USUAL, FitOptions, check_callbacks, components_of
-from fastmlp.training.prepared import Prepared
+from fastmlp.training.training import Training
 
 
 class InterruptedMany(KeyboardInterrupt):
@@ -140,7 +140,7 @@ def fit_many(
     each = threads if workers == 1 else usable // workers
     copied = [one for one in called if one not in files]
     preparation = Preparation(arguments, seeds, copied, measured, each, resumed, file)
-    prepare: Callable[[int], Prepared] = preparation.training
+    prepare: Callable[[int], Training] = preparation.training
     if count > 1:
         groups = preparation.groups(workers)
     else:  # trains in this thread, as by `fit`

@@ -20,7 +20,7 @@ from fastmlp.checks import CheckpointError
 from fastmlp.many.blocks import BlockMembers, BlockTraining, Pattern, ScheduleError
 from fastmlp.many.files import read_list, record_of, write_records
 from fastmlp.many.lanes import Lanes, LaneTraining, ModelGroup
-from fastmlp.model.custom import Component
+from fastmlp.model.component import Component
 from fastmlp.system.interrupts import POLL, Interrupted
 from fastmlp.system.notices import Bar
 from fastmlp.trained.model import Model
@@ -63,7 +63,7 @@ class Trainings:
     ) -> None:
         """Train the models without a result, group after group, with no workers in this thread.
 
-        prepare(index) gives a model's training, with `begun` and `ended` as of a `Prepared`
+        prepare(index) gives a model's training, with `begun` and `ended` as of a `Training`
         members(indices, patterns) gives the models of a block, of groups with patterns
 
         Raises the error of a callback, once other trainings have stopped.

@@ -6,13 +6,10 @@ with slope 0.01, selu with the constants of the paper. The reference repeats the
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.formulas import elementary
@@ -20,22 +17,17 @@ from fastmlp.formulas.derivatives import gradient, times
 from fastmlp.formulas.elementary import LEAKY_SLOPE, SELU_SCALE, SELU_SLOPE
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.formulas.numbers import fma, where
-from fastmlp.model.custom import (
+from fastmlp.model.component import (
+    Array,
     Component,
     Counterpart,
     Counterparts,
-    Parameter,
-    RowFunction,
-    checked_parameters,
-    derivatives,
+    Formula,
     of_one_element,
     one_number,
     restored,
     traced,
 )
-
-Array = NDArray[Any]
-Formula = Callable[..., Any]
 
 
 class Activation(Component):
@@ -52,9 +44,6 @@ class Activation(Component):
     slope : callable, optional
         slope(z), slope(a) or slope(z, a), with these names: the derivative at z, for the activation a. None
         derives the slope from the function.
-    parameters : dict of str to (str, initial), optional
-        Trained numbers, a number for each unit or for all units, as for `Layer`. The function gets the
-        numbers by name; a slope is refused then.
 
     Raises
     ------
@@ -63,9 +52,6 @@ class Activation(Component):
 
     Attributes
     ----------
-    parameters : tuple of `Parameter`
-        An activation with parameters is an operation after a dense layer, with `derivatives` as a `Layer`.
-        The attributes below belong to activations without parameters.
     counterparts : Counterparts
         The names of a built-in activation in "torch" and "onnx".
     formula : callable
@@ -86,7 +72,6 @@ class Activation(Component):
         True if the function is known never to fall.
     """
 
-    parameters: tuple[Parameter, ...] = ()
     counterparts: Counterparts
     formula: Formula | None
     backward: Formula | None
@@ -97,36 +82,22 @@ class Activation(Component):
     short_backward: bool
     rises: bool = False
 
-    def __init__(
-        self,
-        name: str,
-        function: Formula,
-        slope: Formula | None = None,
-        parameters: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, name: str, function: Formula, slope: Formula | None = None) -> None:
         what = f"the activation {checks.shown(name)}"
-        checked = checked_parameters(what, parameters)
-        value = one_number(what, traced(what, function, checked, by_element=True))
+        value = one_number(what, traced(what, function, by_element=True))
         derived = gradient(value, "z")
         if slope is not None:
             from fastmlp.formulas.expressions import trace
 
-            if checked:
-                raise ValueError(f"{what} has parameters, so that its slopes are derived; leave slope out")
             what = f"the slope of {what}"
             given = map(variable, _parameters(what, slope))
             derived = of_one_element(what, one_number(what, trace(what, slope, *given)))
-        self._set(name, value, derived, checked)
+        self._set(name, value, derived)
 
-    def _set(self, name: str, value: Expression, slope: Expression, parameters: Sequence[Any] = ()) -> None:
-        self.parameters = tuple(Parameter(*one) for one in parameters)
-        names = tuple(one.name for one in self.parameters)
-        self._identify(name, ACTIVATIONS, value, slope, form=names, data=self.parameters)
+    def _set(self, name: str, value: Expression, slope: Expression) -> None:
+        self._identify(name, ACTIVATIONS, value, slope)
         self.value, self.derivative = value, slope
         self.hidden, self.output = True, False
-        if self.parameters:
-            self.derivatives = derivatives(value, self.parameters)
-            return
         self.by_delta = by_delta = times(variable("delta"), slope)
         self.reads = frozenset(slope.names())
         self.formula = lambda z: value.on_numbers({"z": z})
@@ -134,13 +105,8 @@ class Activation(Component):
         self.backward = lambda delta, **read: delta.number(by_delta.on_numbers({"delta": delta, **read}))
         self.short, self.short_backward = _is_short(value), _is_short(slope)
 
-    @functools.cached_property
-    def row(self) -> RowFunction:
-        """The row function of an activation with parameters."""
-        return RowFunction(self.value, self.parameters)
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return restored, (type(self), self.name, self.value, self.derivative, self.parameters)
+        return restored, (type(self), self.name, self.value, self.derivative)
 
     def on_array(self, z: Array) -> Array:
         """Return the activation of z, an array of any shape, in the dtype of z."""

@@ -10,9 +10,9 @@ from typing import Any, cast
 import numpy as np
 
 from fastmlp.formulas.expressions import Expression, expression_of
-from fastmlp.model import custom
+from fastmlp.model import component as components
 from fastmlp.model.activations import Activation
-from fastmlp.model.custom import Component, Layer
+from fastmlp.model.component import LAYERS, Component, Layer
 from fastmlp.model.heads import Head
 from fastmlp.model.initializers import INITIALIZERS
 from fastmlp.model.inputs import BLOCKS
@@ -22,7 +22,6 @@ from fastmlp.model.losses import LOSS_CLASSES
 from fastmlp.model.network import Network
 from fastmlp.model.optimizer import Group, Rule
 from fastmlp.model.optimizers import OPTIMIZERS
-from fastmlp.model.part import LAYERS
 from fastmlp.model.schedules import ByFunction
 
 TYPES: dict[str, Callable[..., Any]] = {
@@ -115,4 +114,4 @@ def _formulas(component: Component) -> dict[str, Any]:
 
 
 def _of_formulas(description: dict[str, Any]) -> Any:
-    return custom.restored(COMPONENTS[description["component"]], *map(restored, description["parts"]))
+    return components.restored(COMPONENTS[description["component"]], *map(restored, description["parts"]))

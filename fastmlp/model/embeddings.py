@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.model.part import MOST_UNITS, Class, Part
+from fastmlp.model.component import MOST_UNITS, Class, Kind, Part
 
 Array = NDArray[Any]
 
@@ -52,7 +52,7 @@ def block(
     """
 
     def decorate(made: Class) -> Class:
-        made.kind, made.keeps, made.sections = kind, keeps, sections or {}
+        made.kind, made.keeps, made.sections = Kind(kind), keeps, sections or {}
         for name, fact in facts.items():
             setattr(made, name, property(fact))
         frozen: Any = dataclass(frozen=True, repr=False)(made)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastmlp import checks
 from fastmlp.formulas.expressions import operate
-from fastmlp.model.part import MOST_UNITS, Part, layer
+from fastmlp.model.component import MOST_UNITS, Part, layer
+from fastmlp.model.layers import Dense
+
+if TYPE_CHECKING:
+    from fastmlp.model.builder import Builder
 
 MOST_INITIAL = 1e6
 
@@ -105,6 +109,12 @@ class ReadsEarlier(Part):
         super().__post_init__()
         checks.instance("layer", self.layer, str, "the name of an earlier layer")
 
+    def lower(self, builder: Builder, source: int) -> int:
+        """Append the operation; ValueError for other units, or an unknown name."""
+        verb = "adds" if self.kind.name == "add" else "multiplies"
+        both, what = (source, builder.named(self.layer)), f"{type(self).__name__}({self.layer!r}) {verb}"
+        return builder.append_sum(self.kind, both, self, what)
+
 
 @layer("add", lambda x, other: x + other, counterparts={"onnx": "Add"})
 class Add(ReadsEarlier):
@@ -127,6 +137,11 @@ class Concatenate(ReadsEarlier):
     name : str, optional
     """
 
+    def lower(self, builder: Builder, source: int) -> int:
+        """Append the operation; ValueError for an unknown name."""
+        both = source, builder.named(self.layer)
+        return builder.append_row(self.kind, both, self, *map(builder.units, both))
+
 
 # --- gated linear units, of the halves of a row -----------------------------------------------------------
 
@@ -147,6 +162,21 @@ class GLU(Part):
 
     units: int | None = checks.count(1, MOST_UNITS // 2, None)
     name: str | None = None
+
+    def lower(self, builder: Builder, source: int) -> int:
+        """Append the gate, after a product if `units` is set; ValueError for an odd number of units."""
+        if self.units is not None:
+            with builder.within(self.name, type(self).__name__):
+                source = Dense(2 * self.units).lower(builder, source)
+        units, odd = divmod(builder.units(source), 2)
+        if odd:
+            got = 2 * units + 1
+            raise ValueError(f"{self!r} needs a layer of an even number of units before it, got {got}")
+        builder.pinned.add(source)
+        subrows = builder.members
+        return builder.append(
+            self.kind, (source, source), units, self, n_in=units, subrows=subrows, second=units
+        )
 
 
 @layer("reglu", lambda x, other: np.where(other > 0.0, x * other, 0.0))

@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.model.activations import OUTPUTS
-from fastmlp.model.layers import checked_layers, without_penalties
+from fastmlp.model.component import MOST_UNITS
+from fastmlp.model.layers import Dense, checked_layers
 from fastmlp.model.loss import Loss
 from fastmlp.model.losses import LOSSES, loss_of, named
-from fastmlp.model.part import MOST_UNITS
+
+if TYPE_CHECKING:
+    from fastmlp.model.builder import Builder
 
 Array = NDArray[Any]
 
@@ -171,7 +174,13 @@ class Head(checks.CheckedFields):
 
     def unpenalised(self) -> Head:
         """Return the head without penalties in layers."""
-        return replace(self, layers=tuple(map(without_penalties, self.layers)))
+        return replace(self, layers=tuple(one.unpenalised() for one in self.layers))
+
+    def lower(self, builder: Builder, name: str, source: int) -> int:
+        """Append the head's layers; return the operation of the logits."""
+        for layer in self.layers:
+            source = layer.lower(builder, source)
+        return Dense(self.units, name=name or None).lower(builder, source)
 
     def row_weights(self, targets: Array, weights: Array) -> NDArray[np.float64]:
         """Return each row's weight in the mean of the loss (rows,), given targets (rows, units)."""

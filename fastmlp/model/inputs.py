@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.model.component import INPUTS, MOST_UNITS, Part
 from fastmlp.model.embeddings import BLOCKS as BLOCKS
-from fastmlp.model.embeddings import Embedding, NumberEmbedding, block, kinds_of
-from fastmlp.model.part import MOST_UNITS, Part
+from fastmlp.model.embeddings import Embedding, Grouped, NumberEmbedding, block, kinds_of
 from fastmlp.model.rows import MOST_COLUMNS
+
+if TYPE_CHECKING:
+    from fastmlp.model.builder import Builder
 
 Array = NDArray[Any]
 
@@ -52,6 +55,20 @@ class InputBlock(Part):
         return n * made.keeps_numbers + (
             made.units_of(n) if made.linear_units is None else n * made.linear_units
         )
+
+    def lower_columns(self, builder: Builder, column: int) -> list[int]:
+        """Append columns of X from `column` on, and the embedding; return the operations of the units."""
+        n, embedding = self.columns, self.made_by
+        source = builder.append("copy", (INPUTS,), n, None, n_in=n, column=column)
+        if embedding is None:
+            return [source]
+        units, width, tables = embedding.units_of(n), embedding.linear_units, builder.tables
+        builder.tables += len(embedding.tables)
+        made = builder.append(embedding.kind, (source,), units, embedding, column=tables)
+        if width is not None:
+            linear = Grouped(units // n, width)
+            made = builder.append(linear.kind, (made,), n * width, linear)
+        return [*[source] * embedding.keeps_numbers, made]
 
 
 @block(made_by=lambda one: one.embedding)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastmlp import checks
-from fastmlp.model import gates, norms  # noqa: F401  # whose layers are in the table, too
 from fastmlp.model.activations import HIDDEN, Activation
-from fastmlp.model.custom import Layer
-from fastmlp.model.initializers import Normal, Uniform, checked_inits
-from fastmlp.model.part import LAYERS, MOST_UNITS, Part, layer
+from fastmlp.model.component import INPUTS, LAYERS, MOST_UNITS, Layer, Part, layer
+from fastmlp.model.initializers import NGUYEN_WIDROW, Normal, Uniform, checked_inits
+
+if TYPE_CHECKING:
+    from fastmlp.model.builder import Builder
 
 
 def checked_activation(what: str, given: object) -> str | Activation:
@@ -71,6 +72,35 @@ class Dense(Part):
         weight_init, bias_init = checked_inits(self.weight_init, self.bias_init)
         self._set(weight_init=weight_init, bias_init=bias_init)
 
+    def lower(self, builder: Builder, source: int) -> int:
+        """Append a product; after `Members` between factors of each member, and an activation."""
+        if builder.members > 1:
+            return self._lower_shared(builder, source)
+        sparse_in, builder.sparse_in = builder.sparse_in, 0
+        n_in = builder.width(source) + sparse_in
+        sparse_in = n_in if source == INPUTS else sparse_in
+        more = {"activation": self.activation, "n_in": n_in, "sparse_in": sparse_in}
+        return builder.append(self.kind, (source,), self.units, self, **more)
+
+    def _lower_shared(self, builder: Builder, source: int) -> int:
+        if self.weight_init == NGUYEN_WIDROW:
+            raise ValueError(f"after Members no Dense takes weight_init={NGUYEN_WIDROW!r}, got {self!r}")
+        k, n_in = builder.members, builder.units(source)
+        full = {"full_name": self.name or f"dense{builder.counts.get('dense', 0) + 1}"}
+        bare = replace(self, activation="identity", name=None)
+        product = replace(bare, bias=False, bias_init="zeros")
+        with builder.within(self.name):
+            at = builder.append("scale", (source,), n_in * k, bare, part="r", **full)
+            at = builder.append(self.kind, (at,), self.units, product, n_in=n_in, subrows=k, **full)
+            at = builder.append("scale_shift", (at,), self.units * k, bare, part="s", **full)
+            if self.activation != "identity":
+                at = Activate(self.activation).lower(builder, at)
+        return builder.remember(self.name, at)
+
+    def unpenalised(self) -> Dense:
+        """Return the layer without penalties."""
+        return replace(self, l1=None, l2=None)
+
 
 @layer("")
 class Dropout(Part):
@@ -82,6 +112,14 @@ class Dropout(Part):
     """
 
     rate: float = checks.checked(lambda _, rate: checked_dropout(rate))
+
+    def lower(self, builder: Builder, source: int) -> int:
+        """End an operation with dropout, or a copy of the operation if other layers read the operation."""
+        if self.rate == 0:
+            return source
+        if source in builder.pinned or builder.operations[source].dropout:
+            source = builder.append("copy", (source,), builder.width(source), None)
+        return builder.change(source, dropout=self.rate)
 
 
 @layer("activation")
@@ -104,6 +142,15 @@ class Activate(Part):
             self._set(activation=checked_activation("activation", self.activation))
         elif self.activation.name in LAYERS:
             raise ValueError(f"{self.activation!r} has the name of a kind of layers; give it another name")
+
+    def lower(self, builder: Builder, source: int) -> int:
+        """End a product with the activation, or append an operation."""
+        if isinstance(self.activation, Layer):
+            return builder.append_row(self.activation, (source,), self)
+        if self.name is None and builder.ends_open(source) and builder.operations[source].is_dense:
+            return builder.change(source, activation=self.activation)
+        units = builder.width(source)
+        return builder.append(self.kind, (source,), units, self, activation=self.activation)
 
 
 @layer("members")
@@ -131,6 +178,13 @@ class Members(Part):
     count: int = checks.count(2, MOST_UNITS)
     name: str | None = None
 
+    def lower(self, builder: Builder, source: int) -> int:
+        """Append copies of each row; ValueError after other `Members`."""
+        if builder.members > 1:
+            raise ValueError(f"a network has Members once, got {self!r} after them")
+        builder.members, builder.members_at = self.count, len(builder.operations)
+        return builder.append(self.kind, (source,), builder.width(source) * self.count, self)
+
 
 @layer("add")
 class Residual(Part):
@@ -154,6 +208,19 @@ class Residual(Part):
         name = [] if self.name is None else [f"name={self.name!r}"]
         return f"Residual({', '.join([*map(repr, self.layers), *name])})"
 
+    def lower(self, builder: Builder, source: int) -> int:
+        """Append the layers, and a sum; ValueError for other units."""
+        builder.pinned.add(source)
+        inner = source
+        with builder.within(self.name):
+            for one in self.layers:
+                inner = one.lower(builder, inner)
+        return builder.append_sum("add", (inner, source), self, "a Residual adds")
+
+    def unpenalised(self) -> Residual:
+        """Return the layer without penalties of its layers."""
+        return Residual(*(one.unpenalised() for one in self.layers), name=self.name)
+
 
 def checked_layers(given: object) -> tuple[Part, ...]:
     """Return layers as a tuple, with activations and custom layers as `Activate`; TypeError or ValueError."""
@@ -172,13 +239,3 @@ def checked_layers(given: object) -> tuple[Part, ...]:
                 f"got {checks.shown(one)}{hint}"
             )
     return tuple(one if isinstance(one, Part) else Activate(one) for one in given)
-
-
-def without_penalties(layer: Part) -> Part:
-    """Return a layer without penalties for the layer's weights."""
-    match layer:
-        case Dense():
-            return replace(layer, l1=None, l2=None)
-        case Residual():
-            return Residual(*map(without_penalties, layer.layers), name=layer.name)
-    return layer

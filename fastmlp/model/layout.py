@@ -10,12 +10,11 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from ctypes import addressof, c_char
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fastmlp.model.custom import BIAS, parts_of
 from fastmlp.model.embeddings import Embedding
 from fastmlp.model.initializers import bias_bound, draw_biases, draw_layer, weight_bound, within
 from fastmlp.model.monotone import with_signs
@@ -53,59 +52,24 @@ def parameter_count(network: Network) -> int:
     return network.operations[-1].end
 
 
-class Views(NamedTuple):
-    """An operation's part of a flat vector; arrays without numbers are empty.
-
-    first : weights (n_in, n_out), the gain (n_out,), or all parameters of a custom layer
-    second : biases or the shift (n_out,)
-    state : (2, n_out), the running mean and variance of a batch norm; the whole state of a block
-    """
-
-    first: Array
-    second: Array
-    state: Array
-
-
-def operation_views(vector: Array, network: Network) -> list[Views]:
-    """Return for each operation the views of a flat (P,) vector."""
-    return [
-        Views(
-            vector[one.weights : one.biases].reshape((one.n_in, one.n_out) if one.is_dense else -1),
-            vector[one.biases : one.trained],
-            vector[one.trained : one.end].reshape((len(one.kind.state), -1) if one.kind.state else -1),
-        )
-        for one in network.operations
-    ]
-
-
-def embedding_views(vector: Array, one: Operation) -> dict[str, Array]:
-    """Return by name the arrays of an `Embedding`'s operation, views of a flat (P,) vector."""
-    assert isinstance(one.layer, Embedding)
-    found, at = {}, one.weights
-    for name, shape in one.layer.arrays(one.columns).items():
-        size = math.prod(shape)
-        found[name] = vector[at : at + size].reshape(shape)
-        at += size
+def arrays_of(vector: Array, one: Operation) -> dict[str, Array]:
+    """Return an operation's arrays by name, views of a flat (P,) vector."""
+    found = {}
+    for name, (start, shape, _, step) in one.arrays.items():
+        if step:
+            strides = step * vector.itemsize, vector.itemsize
+            found[name] = np.lib.stride_tricks.as_strided(vector[start:], shape, strides)
+        else:
+            found[name] = vector[start : start + math.prod(shape)].reshape(shape)
     return found
-
-
-def layer_views(parameters: Array, network: Network) -> list[tuple[Array, Array]]:
-    """Return for each layer of a chain the views (weights (n_in, n_out), biases (n_out,)).
-
-    ValueError if the network is no chain.
-    """
-    if not network.is_chain:
-        raise ValueError(
-            f"this network is no chain of like dense layers (it has {network.unlike_a_chain}); its "
-            "arrays stand by name in `layers`"
-        )
-    return [(weights, biases) for weights, biases, _ in operation_views(parameters, network)]
 
 
 def dense_views(vector: Array, network: Network) -> list[tuple[Array, Array]]:
     """Return for each product the views (weights (n_in, n_out), biases (n_out,)) of a flat (P,) vector."""
-    both = zip(network.operations, operation_views(vector, network), strict=True)
-    return [views[:2] for one, views in both if one.is_dense]
+    return [
+        (vector[one.weights : one.biases].reshape(one.n_in, one.n_out), vector[one.biases : one.trained])
+        for one in network.dense
+    ]
 
 
 def named_views(vector: Array, network: Network) -> dict[str, dict[str, Array]]:
@@ -117,18 +81,8 @@ def named_views(vector: Array, network: Network) -> dict[str, dict[str, Array]]:
     layers have a row for each member. For inputs see `fastmlp.model.embeddings` and `inputs`.
     """
     found: dict[str, dict[str, Array]] = {}
-    for one, views in zip(network.operations, operation_views(vector, network), strict=True):
-        if isinstance(one.layer, Embedding):
-            found[one.name] = embedding_views(vector, one)
-            continue
-        if one.is_dense:
-            arrays = {"weights": views.first, "biases": views.second}
-        else:
-            arrays = parameter_views(one, views) | dict(zip(one.kind.state, views.state, strict=True))
-            if one.networks == 1:
-                arrays = {name: array.reshape(-1) for name, array in arrays.items()}
-            if one.part:
-                arrays = {one.array_name(name): array for name, array in arrays.items()}
+    for one in network.operations:
+        arrays = arrays_of(vector, one)
         if not one.trains_bias:
             arrays.pop("biases", None)
         if arrays := {name: array for name, array in arrays.items() if array.size}:
@@ -136,30 +90,17 @@ def named_views(vector: Array, network: Network) -> dict[str, dict[str, Array]]:
     return found
 
 
-def parameter_views(one: Operation, views: Views) -> dict[str, Array]:
-    """Return the named parameters of an operation without a product, a row for each network."""
-    units = one.width // one.networks
-    found: dict[str, Array] = {}
-    for section, wanted in ((views.first, False), (views.second, True)):
-        chosen = [parameter for parameter in one.kind.parameters if (parameter.shape == BIAS) == wanted]
-        parts = parts_of(chosen, section.reshape(one.networks, -1).T, units) if chosen else {}
-        found |= {parameter.name: array.T for parameter, array in parts.items()}
-    return found
-
-
 def drawn(network: Network, rng: np.random.Generator, dtype: DTypeLike) -> Array:
     """Return a new flat vector of a dtype: first all weights drawn, then biases, then custom layers."""
     parameters = aligned(parameter_count(network), dtype)
-    dense: list[Any] = [one for one in network.operations if one.is_dense]  # of a `Dense` each
-    others: list[tuple[Operation, Views]] = []
-    if len(dense) < len(network.operations):  # the views take longer than the draws of a small chain
-        others = list(zip(network.operations, operation_views(parameters, network), strict=True))
-    for one, views in others:
+    dense: list[Any] = [*network.dense]  # of a `Dense` each
+    others = [one for one in network.operations if not one.is_dense]
+    for one in others:
         if isinstance(one.layer, Embedding):
-            one.layer.draw(embedding_views(parameters, one), rng)
-            continue
-        for name, row in zip(one.kind.state, views.state, strict=True):
-            row[...] = name == "variance"
+            one.layer.draw(arrays_of(parameters, one), rng)
+        elif one.kind.state:
+            state = parameters[one.trained : one.end].reshape(len(one.kind.state), -1)
+            state.T[...] = [name == "variance" for name in one.kind.state]
     last = network.operations[-1]
     spread: list[Array | None] = []
     for one in dense:
@@ -172,28 +113,28 @@ def drawn(network: Network, rng: np.random.Generator, dtype: DTypeLike) -> Array
             biases = draw_biases(one.layer.bias_init, one.n_in, one.n_out, rng)
         parameters[one.biases : one.trained] = biases
     if network.members > 1:
-        draw_members(others, network, rng)
-    for one, views in others:
-        arrays = parameter_views(one, views)
-        for parameter in () if one.part else one.kind.parameters:
-            array = arrays[parameter.name].T
-            array[...] = parameter.drawn(array.size, rng, one.layer).reshape(array.shape)
+        draw_members(parameters, others, network, rng)
+    for one in others:
+        arrays = [] if one.part else [*arrays_of(parameters, one).values()]
+        for parameter, array in zip(one.kind.parameters, arrays, strict=False):
+            array.T[...] = parameter.drawn(array.size, rng, one.layer).reshape(array.T.shape)
     return with_signs(parameters, network)
 
 
 def draw_members(
-    operations: Sequence[tuple[Operation, Views]], network: Network, rng: np.random.Generator
+    parameters: Array, operations: Sequence[Operation], network: Network, rng: np.random.Generator
 ) -> None:
     """Draw the separate parameters of members: the first r as signs, biases as for a single network."""
-    by_part = {part: [pair for pair in operations if pair[0].part == part] for part in "rs"}
-    for _, views in (*by_part["r"], *by_part["s"]):
-        views.first[...] = 1
-    first = by_part["r"][0][1].first
-    first[...] = rng.integers(0, 2, first.size) * 2 - 1
-    for (before, _), (after, views) in zip(by_part["r"], by_part["s"], strict=True):
-        n_in, n_out = (one.n_in // network.members for one in (before, after))
-        layer: Any = after.layer
-        views.second.reshape(-1, n_out)[...] = draw_biases(layer.bias_init, n_in, n_out, rng)
+    before, after = ([one for one in operations if one.part == part] for part in "rs")
+    for one in (*before, *after):
+        parameters[one.weights : one.biases] = 1
+    first = before[0]
+    parameters[first.weights : first.biases] = rng.integers(0, 2, first.biases - first.weights) * 2 - 1
+    for r, s in zip(before, after, strict=True):
+        n_in, n_out = (one.n_in // network.members for one in (r, s))
+        layer: Any = s.layer
+        biases = parameters[s.biases : s.trained].reshape(-1, n_out)
+        biases[...] = draw_biases(layer.bias_init, n_in, n_out, rng)
 
 
 def drawn_of_each(network: Network, rngs: Iterable[np.random.Generator], out: Array) -> None:
@@ -232,7 +173,7 @@ def settle_bins(parameters: Array, network: Network, rows: Array) -> None:
     for one in network.operations:
         if isinstance(one.layer, Embedding) and one.layer.settles:
             column = network.operations[one.sources[0]].column
-            one.layer.settle(embedding_views(parameters, one), rows[:, column : column + one.n_in])
+            one.layer.settle(arrays_of(parameters, one), rows[:, column : column + one.n_in])
 
 
 def flatten(
@@ -246,8 +187,9 @@ def flatten(
 
     ValueError if the number of arrays is not the number of layers, or a shape is not the layer's shape.
     """
+    network.check_chain()
     parameters = aligned(parameter_count(network), dtype)
-    views = layer_views(parameters, network)
+    views = dense_views(parameters, network)
     for what, arrays, index in (("weights", weights, 0), ("biases", biases, 1)):
         if len(arrays) != len(views):
             raise ValueError(f"initial {what} must hold {len(views)} arrays, got {len(arrays)}")

@@ -14,7 +14,7 @@ from fastmlp import checks
 from fastmlp.formulas.derivatives import gradient, times
 from fastmlp.formulas.expressions import NUMBER, ONES, Expression, is_row, operate, variable
 from fastmlp.model.activations import OUTPUTS
-from fastmlp.model.custom import Component, of_one_element, one_number, restored
+from fastmlp.model.component import Component, of_one_element, one_number, restored
 
 Array = NDArray[Any]
 Formula = Callable[..., Any]

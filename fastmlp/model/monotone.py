@@ -67,7 +67,7 @@ def signs_of(
                 _check_activation(one)
             sign = 1 - 2 * (np.arange(one.n_out) % 2) if objective is None else _directions_of(objective)
             signs[one.weights : one.biases] = np.outer(read[0], sign).reshape(-1)
-        elif one.kind.name in ("copy", "activation", "concatenate") and one.subrows == 1:
+        elif one.kind.key in ("copy", "activation", "concatenate") and one.subrows == 1:
             _check_activation(one)
             sign = np.concatenate(read)
         else:

@@ -7,6 +7,8 @@ import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -14,23 +16,29 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.model.activations import HIDDEN, OUTPUTS, Activation
-from fastmlp.model.custom import Layer
+from fastmlp.model.component import Layer, Part
 from fastmlp.model.heads import Head, Objective, checked_heads, columns_of_heads
-from fastmlp.model.initializers import Normal, Uniform
-from fastmlp.model.inputs import NAMES, InputBlock, columns_of, sparse_columns
-from fastmlp.model.layers import Dense, checked_layers, without_penalties
+from fastmlp.model.initializers import Normal, Uniform, checked_inits
+from fastmlp.model.inputs import NAMES, Blocks, InputBlock, checked_inputs, columns_of, sparse_columns
+from fastmlp.model.layers import Dense, Dropout, checked_activation, checked_dropout, checked_layers
 from fastmlp.model.loss import Loss
-from fastmlp.model.losses import LIKELIHOODS, LOSSES, Huber, Quantiles, loss_of
-from fastmlp.model.lowering import USUAL, Chain, chain_layers, checked_chain, checked_list, lowered
+from fastmlp.model.losses import LIKELIHOODS, LOSSES, loss_of
+from fastmlp.model.lowering import lowered
 from fastmlp.model.monotone import Signs, checked_monotone, signs_of
-from fastmlp.model.operations import Operation, Table, custom_kind, tables_of
-from fastmlp.model.part import Part
+from fastmlp.model.operations import Operation, Table, tables_of
 
 CONVENTIONS = ("torch", "sklearn")
 
 
 LEAST_SCALE = 2.0**-149
 """The least float32 number above 0."""
+
+MAX_PARAMETERS = 2**31
+"""The most parameters of a network: 8 GiB in float32, and the same again for gradients and each moment.
+Larger networks are refused before any allocation."""
+
+USUAL = "relu", 0.0, "glorot_uniform", "zeros"
+"""The defaults of hidden, dropout, weight_init and bias_init."""
 
 
 @checks.listing(hidden=HIDDEN, outputs=OUTPUTS, losses=LOSSES, likelihoods=LIKELIHOODS, blocks=NAMES)
@@ -41,12 +49,12 @@ class Network:
     Parameters
     ----------
     sizes : sequence of int
-        Units of every layer of a chain, inputs first: (n_in, hidden..., n_out), two or more of at least 1.
+        In place of inputs and layers: columns of X, and units of every `Dense` layer, (n_in, hidden...,
+        n_out), two or more of at least 1.
     hidden : str or Activation, or a sequence of them
         Activation of the hidden layers, for all layers or for each:
         {hidden},
-        or a custom `Activation`. An activation with parameters makes a network of `layers` instead of a
-        chain.
+        or a custom `Activation`.
     output : str, optional
         Activation of the last layer. None: the activation of the loss, identity if the loss takes several. Of
         {outputs}.
@@ -63,8 +71,6 @@ class Network:
     l1, l2 : float
         Penalties on the weights, not the biases: l1 * sum|w| + l2 / 2 * sum w^2 is added to the loss of every
         batch.
-    huber_delta, quantile : float
-        With loss="huber" and "pinball": as in `Huber(huber_delta)` and `Quantiles(quantile)`.
     weight_init : str, Normal or Uniform
         glorot_uniform, glorot_normal, he_uniform, he_normal, `Normal(scale)` or `Uniform(low, high)`. Or
         nguyen_widrow, for few inputs, scaled to -1 .. 1: it sets the biases, too, so that the steep parts of
@@ -83,8 +89,7 @@ class Network:
         {blocks}.
     layers : sequence of layers, str or Activation
         In place of sizes, hidden, dropout and initialisers: layers (docs/layers.md lists all), names of
-        activations, and a custom `Layer` or `Activation`; the last layer is a `Dense` of n_out units. A list
-        of equal `Dense` layers is the chain of `sizes`.
+        activations, and a custom `Layer` or `Activation`; the last layer is a `Dense` of n_out units.
     heads : dict of `Head`
         In place of the last `Dense`, output and loss: several heads, by name. Targets and predictions are
         dicts of these names; the sum of the heads' losses is minimised.
@@ -107,9 +112,11 @@ class Network:
     blocks : tuple of blocks of inputs
         The blocks of X; empty if `inputs` is a number.
     is_chain : bool
-        True for a chain of equal dense layers, as of `sizes` and `hidden`.
+        True for `Dense` layers without names, with biases and common penalties, on columns of X.
     widths : tuple of int
-        Columns of X, and the units of every dense layer: the sizes of a chain.
+        Columns of X, and the units of every dense layer.
+    activations : tuple of str and Activation
+        The activation of every dense layer, the output's last.
     drops : bool
         True if training drops units.
     penalises : bool
@@ -118,9 +125,6 @@ class Network:
         The number of networks in `Members`; predictions are the mean. 1 without `Members`.
     needs_batches : bool
         True if an operation uses all rows of a batch, so that a batch needs two rows.
-    sizes : tuple of int
-        Of a chain, as are `hidden`, `dropout`, `weight_init` and `bias_init`. Another network has `inputs`
-        and `layers`.
 
     Notes
     -----
@@ -138,17 +142,19 @@ class Network:
         For a value out of range, an unknown name, or an output outside the loss's range.
     """
 
-    sizes: tuple[int, ...]
-    hidden: tuple[str | Activation, ...]
+    inputs: int | Blocks
+    layers: tuple[Part, ...]
     output: str
     loss: str | Loss
-    dropout: tuple[float, ...]
     l1: float
     l2: float
-    weight_init: str | Normal | Uniform
-    bias_init: str | Normal | Uniform
     input_scale: float
     convention: str
+    facts: dict[str, Any]
+    heads: Any
+    objective: Objective
+    n_in: int
+    n_out: int
     monotone: tuple[int, ...] | None = None
 
     def __init__(
@@ -161,8 +167,6 @@ class Network:
         dropout: float | Sequence[float] = 0.0,
         l1: float = 0.0,
         l2: float = 0.0,
-        huber_delta: float = 1.0,
-        quantile: float = 0.5,
         weight_init: str | Normal | Uniform = "glorot_uniform",
         bias_init: str | Normal | Uniform = "zeros",
         input_scale: float = 1.0,
@@ -175,94 +179,77 @@ class Network:
     ) -> None:
         if (layers is None) == (sizes is None) or (layers is None) != (inputs is None):
             raise TypeError("a Network takes sizes, or inputs and layers")
+        of_sizes: tuple[Any, ...] = hidden, dropout, weight_init, bias_init
         if heads is not None or head is not None:
             given_here = (output or "identity", loss or "mse", convention)
             if layers is None or given_here != ("identity", "mse", "torch"):
                 raise TypeError("heads go with inputs and layers, and have an output and a loss each")
             heads = checked_heads(heads, head)
+        if sizes is not None:
+            inputs, layers = _dense_layers(sizes, *of_sizes)
+        elif not all(
+            type(one) in (type(other), int) and one == other
+            for one, other in zip(of_sizes, USUAL, strict=True)
+        ):
+            raise TypeError(
+                "hidden, dropout, weight_init and bias_init go with sizes; with layers each layer has its own"
+            )
+        else:
+            inputs, layers = checked_inputs(inputs, MAX_PARAMETERS), checked_layers(layers)
         if head is not None and not head.masked:  # a network like others
-            layers = (*checked_layers(layers), *head.layers, Dense(head.units))
+            layers = (*layers, *head.layers, Dense(head.units))
             heads, output, loss = None, head.output, head.loss
-        given_apart = {
-            "huber": Huber(checks.real("huber_delta", huber_delta, 0, open_low=True)),
-            "pinball": Quantiles(checks.real("quantile", quantile, 0, 1, open_low=True, open_high=True)),
-        }
-        loss = given_apart.get(loss, loss) if isinstance(loss, str) else loss
-        penalties = {"l1": checks.real("l1", l1, 0), "l2": checks.real("l2", l2, 0)}
-        derived: dict[str, Any]
-        given: tuple[Any, ...] = hidden, dropout, weight_init, bias_init
-        chain: Any
-        operations: tuple[Operation, ...] = ()
-        if layers is None:
-            chain = checked_chain(sizes, *given)
-            if any(map(custom_kind, chain.hidden)):  # parameters of an activation: an operation of their own
-                inits = {"weight_init": chain.weight_init, "bias_init": chain.bias_init}
-                inputs, layers, given = chain.sizes[0], chain_layers(*chain[:3], **inits), USUAL
-        if layers is not None:
-            chain, operations = checked_list(inputs, layers, given, **penalties, heads=heads)
-        if isinstance(chain, Chain):
-            derived = {
-                "is_chain": True, "widths": chain.sizes, "drops": any(chain.dropout),
-                "penalises": l1 > 0 or l2 > 0, "needs_batches": False,
-            }  # fmt: skip
-        else:
-            derived = {
-                "is_chain": False,
-                "widths": (columns_of(chain["inputs"]), *(one.n_out for one in operations if one.is_dense)),
-                "drops": any(one.dropout for one in operations),
-                "penalises": any(one.l1 > 0 or one.l2 > 0 for one in operations),
-                "needs_batches": any(one.kind.state for one in operations),
-            }
-        derived["members"] = max((one.networks for one in operations), default=1)
-        n_in, n_out = derived["widths"][0], derived["widths"][-1]
-        convention = checks.choice("convention", convention, CONVENTIONS)
-        if heads:
-            n_out = sum(one.units for one in heads.values())
-            objective = head.objective if head is not None else Objective(n_out, "identity", "mse")
-        else:
-            objective = Objective.checked(n_out, output, loss, convention)
-        facts = {
-            **(chain._asdict() if isinstance(chain, Chain) else chain),
-            "output": "identity" if heads else objective.output,
-            "loss": "mse" if heads else objective.loss,
-            **penalties,
+        facts: dict[str, Any] = {
+            "inputs": inputs,
+            "layers": layers,
+            "output": "identity",
+            "loss": "mse",
+            "l1": checks.real("l1", l1, 0),
+            "l2": checks.real("l2", l2, 0),
             "input_scale": checks.real("input_scale", input_scale, 0, open_low=True),
-            "convention": convention,
+            "convention": checks.choice("convention", convention, CONVENTIONS),
         }
-        if input_scale != 1 and isinstance(facts.get("inputs"), tuple):
+        if input_scale != 1 and not isinstance(inputs, int):
             raise ValueError("input_scale goes with inputs that are a number of columns, not with blocks")
         if input_scale < LEAST_SCALE:
             raise ValueError(f"input_scale must be above 0 in float32, too, got {checks.shown(input_scale)}")
+        self.__dict__.update(facts, facts=facts, heads=heads or {}, n_in=columns_of(inputs))
+        if sizes is None:
+            self._check_layers()
         if heads:
             facts |= _as_given(heads)
-        if monotone is not None and (signs := checked_monotone(monotone, n_in)) is not None:
+            n_out = sum(one.units for one in heads.values())
+            objective = heads[""].objective if "" in heads else Objective(n_out, "identity", "mse")
+        else:
+            last: Any = layers[-1]
+            objective = Objective.checked(n_out := last.units, output, loss, convention)
+            facts |= {"output": objective.output, "loss": objective.loss}
+        if monotone is not None and (signs := checked_monotone(monotone, self.n_in)) is not None:
             facts["monotone"] = signs
-        parts = facts.get("inputs")
-        # Of what differs between networks most often: a short training asks many caches.
-        names = ("sizes", "hidden", "l2") if "sizes" in facts else ("inputs", "layers", "l2")
-        derived["hashed"] = hash(tuple(map(facts.__getitem__, names)))
-        derived["blocks"] = parts if isinstance(parts, tuple) else ()
-        derived["heads"] = heads or {}
-        derived |= {"objective": objective, "output": objective.output, "loss": objective.loss}
-        self.__dict__.update(facts, facts=facts, n_in=n_in, n_out=n_out)
-        self.__dict__.update(derived)
+        self.__dict__.update(facts, n_out=n_out, objective=objective)
+        self.__dict__.update(output=objective.output, loss=objective.loss)
         if self.monotone is not None:
             _ = self.signs  # refuses layers
 
-    def __getattr__(self, name: str) -> Any:
-        if name in Chain._fields and "facts" in self.__dict__:
-            raise AttributeError(
-                f"a network with {self.unlike_a_chain} has no {name}: it is no chain of like dense layers; "
-                "it has inputs and layers"
-            )
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    def _check_layers(self) -> None:
+        """Raise ValueError for layers that do not fit, or too many parameters."""
+        try:
+            operations = lowered(self.inputs, self.layers, "identity", self.l1, self.l2, self.heads)
+        except RecursionError:
+            raise ValueError("the layers are nested too deeply") from None
+        if operations[-1].end > MAX_PARAMETERS:
+            raise ValueError("the layers have more parameters than 2^31")
 
     def __eq__(self, other: object) -> bool:
         return self.facts == other.facts if isinstance(other, Network) else NotImplemented
 
     def __hash__(self) -> int:
-        hashed: int = self.__dict__["hashed"]
-        return hashed
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        # Of what differs between networks most often: a short training asks many caches.
+        return hash((self.inputs, self.layers, self.l2))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial(type(self), **self.facts), ()
@@ -301,9 +288,7 @@ class Network:
 
     def unpenalised(self) -> Network:
         """Return the network without penalties."""
-        parts: dict[str, Any] = {}
-        if not self.is_chain:
-            parts["layers"] = tuple(map(without_penalties, self.layers))
+        parts: dict[str, Any] = {"layers": tuple(one.unpenalised() for one in self.layers)}
         if self.heads:
             parts |= _as_given({name: head.unpenalised() for name, head in self.heads.items()})
         return self.replaced(l1=0.0, l2=0.0, **parts)
@@ -393,11 +378,71 @@ class Network:
         if not sparse and sparse_columns(self.blocks):
             raise ValueError("a network with SparseNumbers takes X as a list or a dict of blocks")
 
+    @functools.cached_property
+    def operations(self) -> tuple[Operation, ...]:
+        """The network as a list of operations; see `fastmlp.model.operations`."""
+        return _operations_of(self)
+
+    @property
+    def blocks(self) -> Blocks:
+        """The blocks of X; empty if `inputs` is a number."""
+        return () if isinstance(self.inputs, int) else self.inputs
+
+    @functools.cached_property
+    def dense(self) -> tuple[Operation, ...]:
+        """The products."""
+        return tuple(one for one in self.operations if one.is_dense)
+
+    @functools.cached_property
+    def is_chain(self) -> bool:
+        """True for `Dense` layers without names, with biases and common penalties, on columns of X."""
+        plain = not self.blocks and not self.heads and len(self.dense) == len(self.operations)
+        layers: list[Any] = [one.layer for one in self.dense]
+        return plain and all(one.bias and (one.l1, one.l2, one.name) == (None,) * 3 for one in layers)
+
+    def check_chain(self) -> None:
+        """Raise ValueError unless the network is a chain, whose arrays stand in lists."""
+        if not self.is_chain:
+            raise ValueError(
+                f"this network is no chain of like dense layers (it has {self.unlike_a_chain}); its "
+                "arrays stand by name in `layers`"
+            )
+
+    @functools.cached_property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of X, and the units of every dense layer."""
+        return self.n_in, *(one.n_out for one in self.dense)
+
+    @property
+    def activations(self) -> tuple[str | Activation, ...]:
+        """The activation of every dense layer, the output's last."""
+        return tuple(one.activation for one in self.dense)
+
+    @functools.cached_property
+    def drops(self) -> bool:
+        """True if training drops units."""
+        return any(one.dropout for one in self.operations)
+
+    @functools.cached_property
+    def penalises(self) -> bool:
+        """True if weights have a penalty."""
+        return any(one.l1 > 0 or one.l2 > 0 for one in self.operations)
+
+    @functools.cached_property
+    def members(self) -> int:
+        """The number of networks in `Members`; 1 without."""
+        return self.operations[-1].networks
+
+    @functools.cached_property
+    def needs_batches(self) -> bool:
+        """True if an operation uses all rows of a batch."""
+        return any(one.kind.state for one in self.operations)
+
     @property
     def summary(self) -> str:
-        """The sizes, or the counts of inputs, operations and outputs, in a few words."""
+        """The widths of a chain, or the counts of inputs, operations and outputs, in a few words."""
         if self.is_chain:
-            return str(list(self.sizes))
+            return str(list(self.widths))
         return f"{self.n_in} inputs, {len(self.operations)} operations, {self.n_out} outputs"
 
     @property
@@ -407,19 +452,51 @@ class Network:
             return "heads" if self.heads else "blocks of inputs"
         # A copy is no layer, but what keeps units apart from those that are dropped.
         named = [one for one in self.operations if one.layer is not None or one.dropout]
-        unlike = [one.kind.label for one in named if not one.is_dense]
+        unlike = [one.kind.name for one in named if not one.is_dense]
         found = unlike[0] if unlike else "dense layers that differ"
         return "dropout" if found == "copy" else found
 
-    @functools.cached_property
-    def operations(self) -> tuple[Operation, ...]:
-        """The network as a list of operations; see `fastmlp.model.operations`."""
-        return _operations_of(self)
 
-    @property
-    def activations(self) -> tuple[str | Activation, ...]:
-        """The activation of every layer of a chain, the output's last."""
-        return (*self.hidden, self.output)
+def _dense_layers(
+    sizes: Any, hidden: Any, dropout: Any, weight_init: Any, bias_init: Any
+) -> tuple[int, tuple[Part, ...]]:
+    """Return the inputs and the layers of these arguments of `Network`."""
+    n_in, *units = _check_sizes(sizes)
+    depth = len(units) - 1
+    if checks.sequence(hidden) is None:  # even if there is no hidden layer that would take it
+        checked_activation("hidden activation", hidden)
+    if isinstance(dropout, Real):
+        checked_dropout(dropout)
+    hidden = _one_per_layer("hidden", hidden, (str, Activation), depth)
+    activations = [checked_activation("hidden activation", one) for one in hidden]
+    rates = map(checked_dropout, _one_per_layer("dropout", dropout, Real, depth))
+    inits = dict(zip(("weight_init", "bias_init"), checked_inits(weight_init, bias_init), strict=True))
+    layers: list[Part] = []
+    for width, activation, rate in zip(units, activations, rates, strict=False):
+        layers += [Dense(width, activation, **inits), *([Dropout(rate)] if rate else [])]
+    return n_in, (*layers, Dense(units[-1], **inits))
+
+
+def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
+    if (listed := checks.sequence(sizes)) is None:
+        raise TypeError(f"sizes must be a sequence like [n_in, hidden, n_out], got {checks.shown(sizes)}")
+    checked = tuple(checks.whole("every one of sizes", size, 1, MAX_PARAMETERS) for size in listed)
+    if len(checked) < 2:
+        raise ValueError(f"sizes must hold at least n_in and n_out, got {checks.shown(list(checked))}")
+    count = sum((n_in + 1) * n_out for n_in, n_out in pairwise(checked))
+    if count > MAX_PARAMETERS:
+        raise ValueError(f"sizes {checks.shown(list(checked))} make {count:.3g} parameters; at most 2^31 fit")
+    return checked
+
+
+def _one_per_layer(what: str, value: object, one: type | tuple[type, ...], depth: int) -> tuple[Any, ...]:
+    if isinstance(value, one):
+        return (value,) * depth
+    if (listed := checks.sequence(value)) is None:
+        raise TypeError(f"{what} must be one value or one for each hidden layer, got {checks.shown(value)}")
+    if len(listed) != depth:
+        raise ValueError(f"{what} must hold one value for each of {depth} hidden layers, got {len(listed)}")
+    return tuple(listed)
 
 
 def _as_given(heads: dict[str, Head]) -> dict[str, Any]:
@@ -429,10 +506,4 @@ def _as_given(heads: dict[str, Head]) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=64)
 def _operations_of(network: Network) -> tuple[Operation, ...]:
-    if network.is_chain:
-        inits = {"weight_init": network.weight_init, "bias_init": network.bias_init}
-        layers = chain_layers(network.sizes, network.hidden, network.dropout, **inits)
-    else:
-        layers = network.layers
-    inputs = network.blocks or network.n_in
-    return lowered(inputs, layers, network.output, network.l1, network.l2, network.heads)
+    return lowered(network.inputs, network.layers, network.output, network.l1, network.l2, network.heads)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.model.part import MOST_UNITS, Part, layer
+from fastmlp.model.component import MOST_UNITS, Part, layer
+
+if TYPE_CHECKING:
+    from fastmlp.model.builder import Builder
 
 
 def layer_norm(x: Any, gain: Any, shift: Any, epsilon: Any) -> Any:
@@ -70,6 +73,15 @@ class GroupNorm(Part):
     groups: int = checks.count(1, MOST_UNITS)
     epsilon: float = checks.positive(1e-5)
     name: str | None = None
+
+    def lower(self, builder: Builder, source: int) -> int:
+        """Append the operation, on a part of a row for each group; ValueError for units that do not fit."""
+        units, rest = divmod(builder.units(source), self.groups)
+        if rest:
+            got = builder.units(source)
+            raise ValueError(f"{self!r} needs a multiple of {self.groups} units before it, got {got}")
+        subrows = builder.members * self.groups
+        return builder.append(self.kind, (source,), units, self, n_in=units, subrows=subrows)
 
 
 @layer(

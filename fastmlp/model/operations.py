@@ -1,4 +1,4 @@
-"""A network as a list of operations: the kinds of operations, and the fields of each.
+"""A network as a list of operations, with the fields of each.
 
 Layout and workspace, compiled programs, the reference and exports derive from this list. `lowering` makes the
 list from a network's layers.
@@ -6,83 +6,18 @@ list from a network's layers.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model.activations import Activation
-from fastmlp.model.custom import BIAS, Layer, Parameter, RowFunction
-from fastmlp.model.embeddings import Embedding, Grouped
-from fastmlp.model.gates import ScaleShift
-from fastmlp.model.inputs import BLOCKS
-from fastmlp.model.layers import Dense
-from fastmlp.model.part import LAYERS, Part, parameters_of, row_function_of
+from fastmlp.model.component import BIAS, Kind, Part
+from fastmlp.model.component import INPUTS as INPUTS
+from fastmlp.model.embeddings import Embedding
 from fastmlp.model.rules import StepRule
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of operation.
-
-    name : of the kind, and of unnamed layers; the key of the machine code
-    layer : the class with the formula, the parameters and the state; None for kinds without a row formula
-    component : a custom `Layer` or an `Activation` with parameters, in place of a class; only for "own"
-    """
-
-    name: str
-    layer: type[Part] | None = None
-    component: Layer | Activation | None = None
-
-    @property
-    def label(self) -> str:
-        """The name of unnamed layers, before the number."""
-        return self.component.name if self.component is not None else self.name
-
-    @property
-    def key(self) -> str:
-        """The name of the kind in machine code."""
-        return self.component.key if self.component is not None else self.name
-
-    @functools.cached_property
-    def row(self) -> RowFunction | None:
-        """The row formula of the operation, of a row or two; None for other operations."""
-        if self.component is not None:
-            return self.component.row
-        return row_function_of(self.layer) if self.layer is not None else None
-
-    @functools.cached_property
-    def parameters(self) -> tuple[Parameter, ...]:
-        """The trained parameters, with shape BIAS last; empty for products and blocks of inputs."""
-        if self.component is not None:
-            return self.component.parameters
-        return parameters_of(self.layer) if self.layer is not None else ()
-
-    @property
-    def state(self) -> tuple[str, ...]:
-        """Names of each unit's state: numbers without optimiser steps, as a running mean and variance."""
-        return self.layer.state if self.layer is not None else ()
-
-    @functools.cached_property
-    def saved(self) -> int:
-        """The count of numbers of a row saved for backward."""
-        return len(self.row.code.saved) if self.row is not None else 0
-
-    @functools.cached_property
-    def is_unitwise(self) -> bool:
-        """True for an elementwise operation: an activation, or a formula of a single unit."""
-        return self.name == "activation" or (self.row is not None and self.row.is_unitwise)
-
-    def lengths(self, units: int) -> tuple[int, int]:
-        """Return the counts of weights and of biases for a row of so many units."""
-        numbers = [0, 0]
-        for one in self.parameters:
-            numbers[one.shape == BIAS] += one.length(units)
-        return numbers[0], numbers[1]
 
 
 class FusedChain(NamedTuple):
@@ -96,29 +31,17 @@ class FusedChain(NamedTuple):
         return "chain of " + "+".join(part.key for part in self.parts)
 
 
-KINDS = {
-    kind.name: kind
-    for kind in (
-        *(Kind(name) for name in ("dense", "copy", "activation", "members", "concatenate")),
-        *(Kind(one.kind, one) for one in LAYERS.values() if one.formula or one.state),
-        Kind("scale_shift", ScaleShift),
-        *(Kind(one.kind) for one in BLOCKS.values() if one.kind),
-        Kind(Grouped.kind),
-        Kind("own"),
-    )
-}
-"""All kinds by name."""
+class Place(NamedTuple):
+    """Where an array lies in the flat vector.
 
+    start : the offset; section : "weights", "biases" or "state"
+    step : from a row, of a network, to the next one; 0 without gaps between rows
+    """
 
-def custom_kind(given: str | Activation | Layer) -> Kind | None:
-    """Return the kind of a custom layer or an activation with parameters; None for other activations."""
-    if isinstance(given, Layer) or (isinstance(given, Activation) and given.parameters):
-        return Kind("own", component=given)
-    return None
-
-
-INPUTS = -1
-"""The source "rows of X", for the first operation, or for the copies of blocks of inputs."""
+    start: int
+    shape: tuple[int, ...]
+    section: str
+    step: int = 0
 
 
 class Operation(NamedTuple):
@@ -198,41 +121,55 @@ class Operation(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """The names for optimisers: of the layer, of the layers around, and of the kind."""
-        kind = type(self.layer).__name__ if self.kind.component is None else self.kind.component.name
-        return self.name, *self.within, kind
+        return self.name, *self.within, self.kind.name if self.kind.digest else type(self.layer).__name__
+
+    @property
+    def arrays(self) -> dict[str, Place]:
+        """Where the arrays lie in the flat vector, by their names in `Model.layers`."""
+        starts = {"weights": self.weights, "biases": self.biases, "state": self.trained}
+        found: dict[str, Place] = {}
+
+        def add(name: str, shape: tuple[int, ...], section: str, step: int = 0) -> None:
+            found[name] = Place(starts[section], shape, section, step)
+            starts[section] += shape[-1] if step else math.prod(shape)
+
+        if self.is_dense:
+            add("weights", (self.n_in, self.n_out), "weights")
+            add("biases", (self.n_out,), "biases")
+        elif isinstance(self.layer, Embedding):
+            for name, shape in self.layer.arrays(self.columns).items():
+                add(name, shape, self.layer.sections.get(name, "weights"))
+        else:
+            k, units, names = self.networks, self.width // self.networks, {}
+            if self.part:
+                names = {"gain": self.part, "shift": "biases"}
+            steps = dict(zip(("weights", "biases"), self.kind.lengths(units), strict=True))
+            for one in self.kind.parameters:
+                section, length = "biases" if one.shape == BIAS else "weights", one.length(units)
+                shape, step = ((length,), 0) if k == 1 else ((k, length), steps[section])
+                add(names.get(one.name, one.name), shape, section, step)
+            for name in self.kind.state:
+                add(name, (units,) if k == 1 else (k, units), "state")
+        return found
 
     @property
     def trained_arrays(self) -> tuple[list[str], list[str]]:
         """The names in `Model.layers` of trained weights or a gain, and of biases or a shift."""
-        first, second = list[str](), list[str]()
-        if self.is_dense:
-            return ["weights"], ["biases"] * self.trains_bias
-        if isinstance(self.layer, Embedding):
-            for name in self.layer.arrays(self.columns):
-                section = self.layer.sections.get(name, "weights")
-                if section != "state":
-                    (second if section == "biases" else first).append(name)
-            return first, second
-        for one in self.kind.parameters:
-            (second if one.shape == BIAS else first).append(self.array_name(one.name))
-        return first, second
-
-    def array_name(self, parameter: str) -> str:
-        """Return the name of a parameter in `Model.layers`."""
-        return {"gain": self.part, "shift": "biases"}[parameter] if self.part else parameter
+        first, second = (
+            [name for name, one in self.arrays.items() if one.section == section]
+            for section in ("weights", "biases")
+        )
+        return first, second * self.trains_bias
 
     @property
     def is_dense(self) -> bool:
         """True for a product with a matrix of weights."""
-        return self.kind.name == "dense"
+        return self.kind.key == "dense"
 
     @property
     def numbers(self) -> tuple[float | None, ...]:
         """The hyperparameters of the formula; None for the dtype's machine epsilon."""
-        names = self.kind.row.numbers if self.kind.row is not None else ()
-        if isinstance(self.kind.component, Layer):
-            return tuple(self.kind.component.numbers[name] for name in names)
-        return tuple(getattr(self.layer, name) for name in names)
+        return self.kind.numbers_of(self.layer)
 
     @property
     def is_fused(self) -> bool:
@@ -242,14 +179,14 @@ class Operation(NamedTuple):
     @property
     def trains_bias(self) -> bool:
         """True if biases are trained; False if held at 0."""
-        return not isinstance(self.layer, Dense) or self.layer.bias
+        return getattr(self.layer, "bias", True)
 
     @property
     def needs_output(self) -> bool:
         """True if the backward pass reads the output."""
         if self.fused is not None:  # a chain's backward pass begins with the product's output
             return False
-        return self.kind.name == "activation" or self.activation != "identity" or self.is_block
+        return self.kind.key == "activation" or self.activation != "identity" or self.is_block
 
     @property
     def is_block(self) -> bool:

@@ -15,7 +15,7 @@ from fastmlp import checks
 from fastmlp.checks import number as number
 from fastmlp.checks import positive as positive
 from fastmlp.formulas.expressions import Expression, variable
-from fastmlp.model.custom import checked_numbers, of_one_element, restored
+from fastmlp.model.component import checked_numbers, of_one_element, restored
 from fastmlp.model.rules import (
     DECAY,
     MOST_CONSTANTS,

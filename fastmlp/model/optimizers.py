@@ -21,7 +21,7 @@ from fastmlp.model.optimizer import keeping_signs as keeping_signs
 from fastmlp.model.rules import DECAY, StepRule, rule
 from fastmlp.model.rules import RULES as RULES
 from fastmlp.model.schedules import Rate, Schedule, as_schedule
-from fastmlp.model.second_order import WHOLE
+from fastmlp.model.second_order import WHOLE as WHOLE
 
 if TYPE_CHECKING:
     from fastmlp.model.operations import Operation

@@ -115,8 +115,8 @@ def _write(axes: Any, middle: float, texts: Sequence[str], **style: Any) -> None
 def _box(one: Operation) -> Box:
     """Return the box of an operation."""
     kind, count = one.kind.name, one.end - one.weights
-    parts = [] if one.layer is None or kind == "activation" else [type(one.layer).__name__]
-    parts = parts if one.kind.component is None else [one.kind.component.name]
+    parts = [] if one.layer is None or one.kind.key == "activation" else [type(one.layer).__name__]
+    parts = [kind] if one.kind.digest else parts
     parts += [activation_of(one.activation).name] if one.activation != "identity" else []
     parts += [f"dropout {one.dropout:g}"] if one.dropout else []
     fill = (
@@ -127,7 +127,7 @@ def _box(one: Operation) -> Box:
 
 def _is_silent(one: Operation) -> bool:
     """True for a plain copy, drawn as the copy's source."""
-    return one.kind.name == "copy" and not one.dropout
+    return one.kind.key == "copy" and not one.dropout
 
 
 def _seen(operations: Sequence[Operation], at: int) -> int:

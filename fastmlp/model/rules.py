@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from fastmlp.formulas.numbers import at_least, fma, where
-from fastmlp.model.custom import Component
+from fastmlp.model.component import Component
 
 Formula = Callable[..., Any]
 

@@ -34,7 +34,7 @@ from fastmlp.estimators.base import Perceptron, give
 from fastmlp.estimators.classifier import MLPClassifier
 from fastmlp.estimators.regressor import MLPRegressor
 from fastmlp.searches.tasks import FOLD, Call, TaskThread, key_after, set_warning_state, warning_state
-from fastmlp.training.prepared import Prepared
+from fastmlp.training.training import Training
 
 NETWORKS = (MLPClassifier, MLPRegressor)
 """A derived class of a user may do anything."""
@@ -78,8 +78,8 @@ class FoldFit(NamedTuple):
     network: Perceptron
     fold: Fold
     steps: list[tuple[Any, Any]]
-    fitting: Generator[Prepared, Run, None]
-    training: Prepared
+    fitting: Generator[Training, Run, None]
+    training: Training
 
 
 class SharedFolds:

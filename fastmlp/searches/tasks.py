@@ -28,7 +28,7 @@ from fastmlp.estimators.base import Joint, TrainingThread
 from fastmlp.estimators.parameters import PLAIN
 from fastmlp.searches.trainings import Awaited, train_together
 from fastmlp.system.interrupts import POLL
-from fastmlp.training.prepared import Prepared
+from fastmlp.training.training import Training
 
 MOST_BYTES = 1 << 28
 """Bytes of rows from which on no further task begins before waiting tasks have trained."""
@@ -149,7 +149,7 @@ class TaskThread(TrainingThread):
         self.runs = False
         self.group.turns.put(None)
 
-    def train(self, training: Prepared) -> Run:
+    def train(self, training: Training) -> Run:
         """Return the finished run of a training, taken together with other trainings."""
         began = time.time()
         awaited = self.group.add_training(self, training)
@@ -202,7 +202,7 @@ class TaskGroup:
         finally:
             set_warning_state(outside)
 
-    def add_training(self, task: TaskThread, training: Prepared) -> Awaited:
+    def add_training(self, task: TaskThread, training: Training) -> Awaited:
         """Add a task's training."""
         awaited = Awaited(training)
         self._training.append((task, awaited))

@@ -15,20 +15,19 @@ from contextvars import ContextVar
 from typing import Any
 
 from fastmlp.backend.auto import Auto
-from fastmlp.callbacks.callback import Callback, Run
+from fastmlp.callbacks.callback import Run
 from fastmlp.estimators.convergence import Convergence
 from fastmlp.estimators.rows import ComposedOrders
 from fastmlp.many.lanes import ModelGroup, program_of, saved_together
 from fastmlp.many.trainings import Trainings
 from fastmlp.model.descriptions import described
 from fastmlp.model.rows import SparseRows
-from fastmlp.model.state import TrainState
 from fastmlp.system.interrupts import deferred
 from fastmlp.system.notices import Bar
-from fastmlp.training.loop import Plan, Training
-from fastmlp.training.prepared import Prepared
+from fastmlp.training.loop import Kind
 from fastmlp.training.snapshot import Snapshot, fingerprint
 from fastmlp.training.threads import most_seconds
+from fastmlp.training.training import Training
 
 _snapshots: ContextVar[dict[str, tuple[Snapshot, bool]] | None] = ContextVar(
     "fastmlp_snapshots", default=None
@@ -46,23 +45,25 @@ def trainings_go_on(enabled: bool) -> Iterator[None]:
         _snapshots.reset(token)
 
 
-def key_of(plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> str | None:
+def key_of(training: Training) -> str | None:
     """Return a key of an estimator's training without epochs; None if the training cannot go on.
 
     Scores of held-out rows, or falling rates, would have to be kept as well.
     """
-    first, *others = callbacks
-    if others or not isinstance(first, Convergence) or state.step or plan.held_out is not None:
+    first, *others = training.callbacks
+    if others or not isinstance(first, Convergence) or training.state.step or training.held_out is not None:
         return None
     estimator = first.estimator
     if first.score is not None or first.endless or estimator._optimizer.schedule != "constant":
         return None
-    orders = plan.orders.fingerprint() if isinstance(plan.orders, ComposedOrders) else plan.orders
+    orders: Any = training.orders
+    orders = orders.fingerprint() if isinstance(orders, ComposedOrders) else orders
     settings = (
-        described(plan.network), described(plan.optimizer), plan.step_rows, plan.dropout_key, orders,
+        described(training.network), described(training.optimizer), training.step_rows,
+        training.dropout_key, orders,
         estimator.backend, estimator.tol, estimator.n_iter_no_change,
     )  # fmt: skip
-    return f"{settings} {fingerprint(state.parameters, *plan.data)}"
+    return f"{settings} {fingerprint(training.state.parameters, *training.data)}"
 
 
 class Awaited:
@@ -75,27 +76,22 @@ class Awaited:
     outcome: Run | BaseException | None = None
     seconds = 0.0
 
-    def __init__(self, training: Prepared) -> None:
+    def __init__(self, training: Training) -> None:
         self.training, self._snapshots = training, _snapshots.get()
-        self._key = (key_of(*training[:3]) or "") if self._snapshots is not None else ""
+        self._key = (key_of(training) or "") if self._snapshots is not None else ""
         if self._snapshots and self._key in self._snapshots:
             resumed, stopped = self._snapshots[self._key]
-            self.training = training._replace(resumed=resumed)
+            self.training = training.having(Training, resumed=resumed)
             if stopped:  # a longer training would stop there, too
-                self.change_plan(epochs=len(resumed.history["loss"]))
+                self.change(epochs=len(resumed.history["loss"]))
 
-    @property
-    def plan(self) -> Plan:
-        """The plan of the training."""
-        return self.training.plan
+    def change(self, **attributes: Any) -> None:
+        """Replace attributes of the training."""
+        self.training = self.training.having(Training, **attributes)
 
-    def change_plan(self, **fields: Any) -> None:
-        """Replace fields of the plan."""
-        self.training = self.training._replace(plan=self.plan._replace(**fields))
-
-    def begun(self, batches: None, kind: type[Training]) -> Training:
-        """Return the training before its first step."""
-        return self.training.begun(batches, kind)
+    def begun(self, kind: type[Kind]) -> Kind:
+        """Return the training as a kind, before its first step."""
+        return self.training.begun(kind)
 
     def ended(self, run: Run) -> Run:
         """Return the finished run: the task makes a model of it."""
@@ -116,7 +112,7 @@ class Awaited:
     @property
     def bytes(self) -> int:
         """The memory of the training's rows."""
-        inputs, targets, weights = self.plan.data
+        inputs, targets, weights = self.training.data
         numbers = len(inputs.values) if isinstance(inputs, SparseRows) else inputs.shape[0] * inputs.shape[1]
         return int(numbers + targets.size + weights.size) * weights.itemsize
 
@@ -145,7 +141,7 @@ def train_together(awaited: Sequence[Awaited], threads: int) -> None:
     began = time.time()
     workers = min(len(awaited), threads)
     for one in awaited:
-        one.change_plan(threads=min(one.plan.threads or threads, threads // workers))
+        one.change(threads=min(one.training.threads or threads, threads // workers))
     choose_for_all(awaited)
     trainings = AwaitedTrainings([None] * len(awaited))
     with Bar(None, "", "", False) as bar, deferred(trainings.stop) as signals:
@@ -163,23 +159,24 @@ def choose_for_all(awaited: Sequence[Awaited]) -> None:
     """Let "auto" choose for all trainings of a network together."""
     steps: dict[str, float] = defaultdict(float)
     for one in awaited:
-        if isinstance(auto := one.plan.backend, Auto):
+        if isinstance(auto := one.training.backend, Auto):
             steps[auto.program] += auto.steps
     for one in awaited:
-        if isinstance(auto := one.plan.backend, Auto) and auto.program and steps[auto.program] > auto.steps:
-            one.change_plan(backend=auto.for_all(steps[auto.program]))
+        auto = one.training.backend
+        if isinstance(auto, Auto) and auto.program and steps[auto.program] > auto.steps:
+            one.change(backend=auto.for_all(steps[auto.program]))
 
 
 def groups_of(awaited: Sequence[Awaited], workers: int) -> list[ModelGroup]:
     """Return trainings in groups for so many threads."""
     groups: dict[Any, ModelGroup] = {}
     for index, one in enumerate(awaited):
-        plan, program = one.plan, program_of(one.plan)
+        training, program = one.training, program_of(one.training)
         key = (
             program.specialized
             if program
-            else (plan.network, plan.optimizer.rule, one.training.state.parameters.dtype)
+            else (training.network, training.optimizer.rule, training.state.parameters.dtype)
         )
-        saved = saved_together(plan, program, as_one=False)
+        saved = saved_together(training, program, as_one=False)
         groups.setdefault(key, ModelGroup(program, workers)).add([index], None, saved)
     return [*groups.values()]

@@ -24,14 +24,14 @@ from fastmlp.model.second_order import WholeDataOptimizer
 from fastmlp.model.state import TrainState
 from fastmlp.second_order.levenberg_marquardt import Equations
 from fastmlp.second_order.objective import WholeObjective, in_numpy
-from fastmlp.training.loop import Plan, Report
+from fastmlp.training.loop import Report, TrainingLoop
 
 CURVES = {"gradient": 1, "damping": 2, "prior_precision": 3, "noise": 4, "effective_parameters": 5}
 """The rows of a call's curves by history name."""
 
 
 class WholeDataSteps:
-    """A plan's steps on all rows.
+    """A training's steps on all rows.
 
     The first moment is the rest of a parameter after float32, so that parameters stay in float64 from the
     first step to the last. Then come the numbers of the rule, each in a row, and the pairs.
@@ -39,13 +39,13 @@ class WholeDataSteps:
     now, name : the backend, and the name; report : of the last chunk
     """
 
-    def __init__(self, plan: Plan) -> None:
-        optimizer, network = plan.optimizer, plan.network
+    def __init__(self, training: TrainingLoop) -> None:
+        optimizer, network = training.optimizer, training.network
         assert isinstance(optimizer, WholeDataOptimizer)
-        self.now: Backend = current_backend(plan.backend)  # type: ignore[arg-type]
+        self.now: Backend = current_backend(training.backend)  # type: ignore[arg-type]
         self.name, self.evaluate = self.now.name, self.now.evaluate
         self.report = Report({}, None)
-        self.objective = objective = WholeObjective(network, plan.data, self.now)
+        self.objective = objective = WholeObjective(network, training.data, self.now)
         size, states = len(objective.curvature), np.zeros(1, WHOLE).view(np.recarray)
         state = states[0]
         for name in {*(WHOLE.names or ())} & {*dir(optimizer)} - {*optimizer.numbers}:

@@ -16,11 +16,10 @@ from fastmlp.checks import needed
 from fastmlp.data.arrays import clean_rows_of, clean_targets
 from fastmlp.data.seeding import generator
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Optimizer, as_optimizer
+from fastmlp.model.optimizers import Adam, Optimizer, as_optimizer
 from fastmlp.model.rows import SparseRows
 from fastmlp.stepper.stepper import Stepper
 from fastmlp.trained.model import Model
-from fastmlp.training.options import ADAM
 from fastmlp.training.start import initial_parameters
 
 Floats = NDArray[np.float64]
@@ -104,7 +103,7 @@ def find_rate(
         For a mistake in the arguments, in one line.
     """
     checks.instance("network", network, Network, "a Network")
-    optimizer = ADAM if optimizer is None else as_optimizer("optimizer", optimizer, True)
+    optimizer = Adam() if optimizer is None else as_optimizer("optimizer", optimizer, True)
     checks.real("lowest", lowest, 0, open_low=True)
     checks.real("highest", highest, lowest, open_low=True)
     steps, batch_size = checks.whole("steps", steps, 2), checks.whole("batch_size", batch_size, 1)

@@ -21,7 +21,7 @@ from fastmlp.model.backend import Array, Batch, step_totals
 from fastmlp.model.descriptions import described
 from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.inputs import sparse_columns
-from fastmlp.model.layout import aligned_copy, layer_views, named_views
+from fastmlp.model.layout import aligned_copy, dense_views, named_views
 from fastmlp.model.loss import Loss
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
@@ -30,7 +30,6 @@ from fastmlp.model.rows import SparseRows
 from fastmlp.model.schedules import Schedule
 from fastmlp.model.state import initial_state
 from fastmlp.trained.model import Model
-from fastmlp.training.options import components_of
 from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.start import Initial, dropout_key, initial_parameters
 
@@ -432,12 +431,14 @@ class Stepper(Intake):
     @property
     def weights(self) -> list[Array]:
         """Per layer of a chain the weights (n_in, n_out), writable views into `parameters`."""
-        return [weights for weights, _ in layer_views(self.parameters, self.network)]
+        self.network.check_chain()
+        return [weights for weights, _ in dense_views(self.parameters, self.network)]
 
     @property
     def biases(self) -> list[Array]:
         """Per layer of a chain the biases (n_out,), writable views into `parameters`."""
-        return [biases for _, biases in layer_views(self.parameters, self.network)]
+        self.network.check_chain()
+        return [biases for _, biases in dense_views(self.parameters, self.network)]
 
     def copy(self) -> Self:
         """Return an independent copy of the stepper."""
@@ -528,7 +529,7 @@ class Stepper(Intake):
         OSError
             If the file cannot be read.
         """
-        model, held = checkpoint.read(path, components_of(self.network))
+        model, held = checkpoint.read(path, checkpoint.components_of(self.network))
         where = f"{os.fspath(path)!r}"
         if held is None or "rule" not in held.setting:
             raise CheckpointError(f"{where} holds no stepper; load what Stepper.save wrote")

@@ -14,13 +14,13 @@ from fastmlp import checks
 from fastmlp.backend.registry import backends, mixed_backend
 from fastmlp.model.activations import Activation
 from fastmlp.model.averages import EMA, with_average
+from fastmlp.model.component import Part
 from fastmlp.model.descriptions import described
 from fastmlp.model.embeddings import NumberEmbedding, Periodic, PiecewiseLinear
 from fastmlp.model.inputs import Blocks, Numbers, SparseNumbers, sparse_columns
 from fastmlp.model.layers import Dense, Dropout, checked_layers
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME, AdamW, Optimizer
-from fastmlp.model.part import Part
 from fastmlp.model.schedules import Cosine
 from fastmlp.model.state import is_bfloat16
 from fastmlp.tables.columns import Array, BelowOne, Count, Size, Whole

@@ -17,7 +17,7 @@ from fastmlp.formulas.derivatives import gradient
 from fastmlp.formulas.expressions import ONES, Expression, variable
 from fastmlp.kernels.jit.bind import slot
 from fastmlp.model.activations import ACTIVATIONS, Activation
-from fastmlp.model.custom import Layer
+from fastmlp.model.component import Layer
 from fastmlp.model.loss import BuiltInLoss, Loss
 from fastmlp.model.losses import LOSSES, loss_of
 from fastmlp.model.network import Network
@@ -44,7 +44,7 @@ def check(component: Activation | Layer | Loss | str) -> None:
     The derived slope is compared with differences of the function, a given slope with the derived slope, from
     -1e4 to 1e4 where the function is finite. At a kink of the function a slope may be any number between the
     slopes on both sides. In float32 and float64 the slope must not be NaN where the function is finite. Of a
-    `Layer` and of an activation with parameters, the derivatives of a weighted sum of a row's outputs by each
+    `Layer` the derivatives of a weighted sum of a row's outputs by each
     unit and each parameter are compared, at drawn parameters.
 
     Parameters
@@ -61,7 +61,7 @@ def check(component: Activation | Layer | Loss | str) -> None:
         If there is no such name, or if the component has no slope.
     """
     match component:
-        case Layer() | Activation(parameters=(_, *_)):
+        case Layer():
             _check_layer(component)
         case Activation():
             _check_expressions(repr(component), component.value, component.derivative)
@@ -79,9 +79,7 @@ def check(component: Activation | Layer | Loss | str) -> None:
         case str() if component in LOSSES:
             sizes = [1, max(2, LOSSES[component].outputs_per_target)]  # of one target
             for output in LOSSES[component].outputs:
-                _check_built_in_loss(
-                    Network(sizes, output=output, loss=component, huber_delta=0.7, quantile=0.3)
-                )
+                _check_built_in_loss(Network(sizes, output=output, loss=component))
         case str():
             choices = ", ".join([*ACTIVATIONS, *LOSSES])
             raise ValueError(f"no activation or loss is named {component!r}; choose from: {choices}")
@@ -215,7 +213,7 @@ def _check_loss(loss: Loss) -> None:
     _check_rows(repr(loss), of_rows, {"logit": z}, _precise(loss.value, loss.delta), near)
 
 
-def _check_layer(component: Layer | Activation) -> None:
+def _check_layer(component: Layer) -> None:
     """Compare the derivatives of rows' weighted sums of outputs with differences."""
     rng, units = np.random.default_rng(0), 3
     z, weights = _rows("identity", units)

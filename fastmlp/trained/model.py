@@ -16,7 +16,7 @@ from fastmlp.backend.registry import restored
 from fastmlp.data.arrays import clean_rows_of, floating_dtype
 from fastmlp.model.backend import Backend, PredictArguments
 from fastmlp.model.heads import columns_of_heads
-from fastmlp.model.layout import aligned, layer_views, named_views, parameter_count
+from fastmlp.model.layout import aligned, dense_views, named_views, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
 from fastmlp.model.rows import Inputs
@@ -125,12 +125,14 @@ class Model(Portable):
     @property
     def weights(self) -> list[NDArray[Any]]:
         """The weights (n_in, n_out) of each layer of a chain, views into `parameters`; see also `layers`."""
-        return [weights for weights, _ in layer_views(self.parameters, self.network)]
+        self.network.check_chain()
+        return [weights for weights, _ in dense_views(self.parameters, self.network)]
 
     @property
     def biases(self) -> list[NDArray[Any]]:
         """The biases (n_out,) of each layer of a chain, views into `parameters`; see also `layers`."""
-        return [biases for _, biases in layer_views(self.parameters, self.network)]
+        self.network.check_chain()
+        return [biases for _, biases in dense_views(self.parameters, self.network)]
 
     def predict(self, X: Any) -> Any:
         """Return the network's output for every row.

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.backend.choice import current_backend
-from fastmlp.callbacks.callback import Callback, Run, states_of
-from fastmlp.callbacks.standard import Progress
+from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.data.batches import MIXED_BYTES, Batches, Mixing, Orders, visited_weights
 from fastmlp.model.averages import swap_average
 from fastmlp.model.backend import Chunk, Data, counts_of, evaluated, losses_of_part
@@ -24,9 +23,7 @@ from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.state import TrainState
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind
-from fastmlp.trained import format_of
 from fastmlp.training.divergence import DivergenceError, Draft, last_finite, sound
-from fastmlp.training.options import FitOptions
 from fastmlp.training.ranks import ALONE, ChunkRunner, Ranks
 from fastmlp.training.snapshot import Snapshot
 from fastmlp.training.threads import (
@@ -51,24 +48,36 @@ MAX_CHUNK_VISITS = 1 << 22
 """Bounds the row orders drawn for a chunk to 32 MiB, or to two epochs' orders if more."""
 
 
-class Plan(NamedTuple):
-    """The constant part of a training.
+Kind = TypeVar("Kind", bound="TrainingLoop")
 
-    held_out : validation rows, `Data` or blocks with a method `loss`; None for no validation
+
+class TrainingLoop:
+    """A training's steps on rows, in chunks, and everything between two chunks.
+
+    Attributes
+    ----------
+    network : Network; optimizer : Optimizer
+    backend : takes the steps
+    data : Data, the rows of steps, in memory or of a window; held_out : validation rows, `Data` or blocks
+        with a method `loss`; None for no validation
+    state : TrainState, overwritten by the steps
+    epochs : int
+    step_rows : of a full step, of several batches with accumulated gradients; microbatch : as of `Chunk`
     orders : None visits the rows as they stand
+    threads : the most threads; None leaves the number to the backend
+    options : `fastmlp.fitting.FitOptions`, checked
+    callbacks : list of Callback; resumed : Snapshot to go on from, or None
     stays_finite : True to raise DivergenceError for a loss or parameter that is not finite
     setting : for a `Snapshot`
     blas_threads : the limit for the BLAS; None for as many as `threads`
     calls_blas : True if the backend or a callback may call the BLAS: a limit takes as long as 200 small steps
     since : for schedules, the beginning of the training
     other_steps : earlier updates by another rule, counted by schedules and not by corrections of moments
-    weights : (rows,) of all visited rows, where data has a part of the rows; None where data has all
-    head_weights : (heads, rows) `Network.head_weights` of these rows, likewise
-    step_rows : of a full step, of several batches with accumulated gradients; microbatch : as of `Chunk`
-    model_index : see `Run`
+    all_weights : (rows,) of all ranks' rows; None where data has all
+    all_head_weights : (heads, rows) `Network.head_weights` of all ranks' rows, likewise
     weighed : False if all rows have the weight 1
     start() draws the first parameters (P,) once more; None for given parameters
-    options : of `fit`, checked; the defaults for an estimator
+    windows : the batches of rows in windows; None for rows in memory
     ranks : the processes of the training
     """
 
@@ -77,115 +86,115 @@ class Plan(NamedTuple):
     backend: ChunkRunner
     data: Data
     held_out: Any
+    state: TrainState
     epochs: int
     step_rows: int
-    orders: Orders | None
-    dropout_key: int
-    threads: int | None
-    stays_finite: bool
-    setting: dict[str, Any]
+    options: Any
+    callbacks: Sequence[Callback]
+    resumed: Snapshot | None
+    orders: Orders | None = None
+    dropout_key: int = 0
+    microbatch: int = 0
+    threads: int | None = None
+    stays_finite: bool = True
+    setting: Any = MappingProxyType({})
     blas_threads: int | None = None
     calls_blas: bool = True
     since: Since = BEGINNING
     other_steps: int = 0
-    weights: NDArray[Any] | None = None
-    head_weights: NDArray[np.float64] | None = None
-    microbatch: int = 0
-    model_index: int | None = None
+    all_weights: NDArray[Any] | None = None
+    all_head_weights: NDArray[np.float64] | None = None
     weighed: bool = True
     start: Callable[[], NDArray[Any]] | None = None
-    options: FitOptions = FitOptions()
+    windows: Any = None
+    model_index: int | None = None
     ranks: Ranks = ALONE
 
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
 
-class Training:
-    """A training under way: the `Run` seen by callbacks, and the unseen rest."""
+    def having(self, kind: type[Kind], **changed: Any) -> Kind:
+        """Return a training of a kind, with other attributes; both share all others."""
+        made = object.__new__(kind)
+        vars(made).update(vars(self), **changed)
+        return made
 
-    def __init__(
-        self,
-        plan: Plan,
-        state: TrainState,
-        callbacks: Sequence[Callback],
-        resumed: Snapshot | None,
-        batches: Any = None,
-    ) -> None:
-        """batches : of rows in windows, of which the plan has the first; None for rows in memory"""
-        self.names = plan.network.loss_curves
+    def begin(self) -> None:
+        """Make the `Run` seen by callbacks, and the unseen rest of a training under way."""
+        network, state = self.network, self.state
+        self.names = network.loss_curves
         """The names of the losses in the history."""
         history: dict[str, list[float]] = {name: [] for name in self.names}
-        if plan.held_out is not None:
+        if self.held_out is not None:
             history |= {f"validation_{name}": [] for name in self.names}
         # All curves from the start: callbacks look for their keys before the first epoch.
-        history |= {name: [] for name in plan.optimizer.columns}
-        self.plan, self.state, self.callbacks = plan, state, callbacks
-        alpha = plan.options.mixup
-        self.mixing = None if alpha is None else Mixing.of(alpha, plan.options.seed)
-        if batches is None:  # else the first window is taken up when steps are taken
-            self._take_up(plan.data)
+        history |= {name: [] for name in self.optimizer.columns}
+        alpha = self.options.mixup
+        self.mixing = None if alpha is None else Mixing.of(alpha, self.options.seed)
+        if self.windows is None:  # else the first window is taken up when steps are taken
+            self._take_up(self.data)
         self.steps_before = state.step
-        self.first_step = plan.other_steps + state.step
+        self.first_step = self.other_steps + state.step
         """First step of the run, as schedules count."""
-        self.batches: Any = batches or Batches(
-            len(self.weights), plan.step_rows, plan.orders, plan.network.needs_batches, plan.microbatch,
-            plan.since.epoch,
+        self.batches: Any = self.windows or Batches(
+            len(self.weights), self.step_rows, self.orders, network.needs_batches, self.microbatch,
+            self.since.epoch,
         )  # fmt: skip
-        self.losses = EpochLosses(self.batches.per_epoch, len(plan.network.heads))
-        self.by_epoch = [one for one in callbacks if _wants_epochs(one)] if callbacks else []
-        self.ends_at_epochs = bool(self.by_epoch) or plan.held_out is not None or not self.batches.per_epoch
-        layers = len(plan.network.operations)
-        weights = visited_by_a_row(plan.network, plan.data)
+        self.losses = EpochLosses(self.batches.per_epoch, len(network.heads))
+        self.by_epoch = [one for one in self.callbacks if _wants_epochs(one)]
+        self.ends_at_epochs = bool(self.by_epoch) or self.held_out is not None or not self.batches.per_epoch
+        weights = visited_by_a_row(network, self.data)
         streamed = most_seconds(state.parameters.size, 1)  # by a step, whatever its rows have
-        self.pace = most_seconds(weights, plan.step_rows) + streamed + LAYER_SECONDS * layers
+        self.pace = most_seconds(weights, self.step_rows) + streamed
+        self.pace += LAYER_SECONDS * len(network.operations)
         """Seconds a step."""
-        if plan.optimizer.whole:  # what a step takes is known after the first one
+        if self.optimizer.whole:  # what a step takes is known after the first one
             self.pace = CHUNK_SECONDS
-        alone = plan.ranks.size == 1
-        self.threads = Threads(plan.threads, changes=alone)  # or all would wait for a rank's trial of others
-        self.draft = Draft(plan.optimizer.moment_rows, plan.threads)
-        most = plan.step_rows
-        if isinstance(plan.held_out, Data):
-            most = max(most, len(plan.held_out.weights))
-        self.drafts = plan.stays_finite or is_long(most_seconds(weights, most) + streamed)
-        self.resumed = resumed
+        alone = self.ranks.size == 1
+        # Of several ranks all would wait for the trial of another number.
+        self.thread_choice = Threads(self.threads, changes=alone)
+        self.draft = Draft(self.optimizer.moment_rows, self.threads)
+        most = self.step_rows
+        if isinstance(self.held_out, Data):
+            most = max(most, len(self.held_out.weights))
+        self.drafts = self.stays_finite or is_long(most_seconds(weights, most) + streamed)
         self.can_begin_again = self._can_begin_again()
-        backend = functools.partial(current_backend, plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
+        backend = functools.partial(current_backend, self.backend)  # type: ignore[arg-type]  # Steps are, or have one
         self.run = Run(
-            plan.network, state.parameters, state.moments, plan.epochs, self.batches.rows, history, backend,
-            model_index=plan.model_index, optimizer=plan.optimizer,
-            since=(self.first_step, plan.since.epoch),
+            network, state.parameters, state.moments, self.epochs, self.batches.rows, history, backend,
+            model_index=self.model_index, optimizer=self.optimizer,
+            since=(self.first_step, self.since.epoch),
         )  # fmt: skip
-        self.stop = plan.ranks.request_stop or self.run.stop
+        self.stop = self.ranks.request_stop or self.run.stop
         """Called by a signal, with the signal's name."""
         # A signal must not take a rank out of a collective.
         self.interruptible = interruptible if alone else uninterruptible
         """Makes long calls."""
-        if resumed is not None:
-            self._resume(resumed)
+        if self.resumed is not None:
+            self._resume(self.resumed)
 
     def _take_up(self, data: Data) -> None:
         """Take steps on a window's rows from now on."""
-        plan = self.plan
-        self.data, self.weights = data, data.weights if plan.weights is None else plan.weights
-        self.uniform = not plan.weighed or int(np.count_nonzero(self.weights == 1)) == len(self.weights)
-        self.head_weights = plan.head_weights
-        if plan.head_weights is None and plan.network.heads:
-            self.head_weights = plan.network.head_weights(data.targets, data.weights)
+        self.data, self.weights = data, data.weights if self.all_weights is None else self.all_weights
+        self.uniform = not self.weighed or int(np.count_nonzero(self.weights == 1)) == len(self.weights)
+        self.head_weights = self.all_head_weights
+        if self.head_weights is None and self.network.heads:
+            self.head_weights = self.network.head_weights(data.targets, data.weights)
 
     def _can_begin_again(self) -> bool:
         """Return True if the first chunk needs no copy: the state is unseen, and can be made once more."""
-        plan = self.plan
-        if self.callbacks or plan.held_out is not None or (self.resumed is None and plan.start is None):
+        if self.callbacks or self.held_out is not None or (self.resumed is None and self.start is None):
             return False
-        return not is_long(most_seconds(self.state.parameters.size, plan.step_rows))
+        return not is_long(most_seconds(self.state.parameters.size, self.step_rows))
 
     def _begin_again(self) -> None:
         """Reset the state's arrays to the beginning of the training."""
         self.state.moments[...] = 0
-        self.plan.optimizer.write_signs(self.plan.network, self.state.moments)
+        self.optimizer.write_signs(self.network, self.state.moments)
         if self.resumed is not None:
             self._write_state(self.resumed)
-        elif self.plan.start is not None:
-            self.state.parameters[...] = self.plan.start()
+        elif self.start is not None:
+            self.state.parameters[...] = self.start()
 
     def _write_state(self, saved: Snapshot) -> None:
         self.state.parameters[...] = saved.parameters
@@ -202,55 +211,22 @@ class Training:
         self.batches.resume(saved.step, saved.epoch_step, run.epoch)
         run.rows_seen = self.batches.rows_before(saved.step)
 
-    def snapshot(self) -> Snapshot:
-        """Return the state that determines the rest of the training."""
-        return Snapshot(
-            parameters=self.state.parameters,
-            moments=self.state.moments[: self.plan.optimizer.moment_rows],
-            step=self.run.step,
-            epoch_step=self.losses.steps,
-            sums=self.losses.sums,
-            history=self.run.history,
-            callbacks=states_of(self.callbacks) if self.callbacks else [],
-            backend=current_backend(self.plan.backend).name,  # type: ignore[arg-type]  # as for the run
-            seed=self.plan.options.seed,
-            rate_factor=self.run.rate_factor,
-            setting=self.plan.setting,
-            since=self.plan.since,
-            other_steps=self.plan.other_steps,
-            earlier={} if self.resumed is None else self.resumed.earlier,
-        )
-
-    def left(self) -> Snapshot:
-        """Return a snapshot unchanged by callbacks at the training's end."""
-        snapshot = self.snapshot()
-        if not self.callbacks:
-            return snapshot
-        if snapshot.callbacks:
-            # `on_train_end` may still change a callback's state, and `EarlyStopping` writes the best
-            # parameters.
-            snapshot = snapshot._replace(callbacks=copy.deepcopy(snapshot.callbacks))
-        if all(type(callback).on_train_end in HARMLESS for callback in self.callbacks):
-            return snapshot
-        return snapshot._replace(parameters=snapshot.parameters.copy())
-
     def advance(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
         """Take the chunk's steps in place; return the state and the objectives (steps,).
 
         A rule of the whole data takes fewer steps at the rule's end.
         """
-        plan, data, objectives = self.plan, self.data, np.empty((*self.losses.parts, len(chunk.starts)))
+        data, objectives = self.data, np.empty((*self.losses.parts, len(chunk.starts)))
         before = state.step
         if self.mixing is not None:
-            data, chunk = self.mixing.mixed(plan.network, data, chunk, state.step)
-        averages = plan.optimizer.rule.reads_last
+            data, chunk = self.mixing.mixed(self.network, data, chunk, state.step)
+        averages = self.optimizer.rule.reads_last
         if averages:
-            swap_average(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
-        state = plan.backend.train_chunk(
-            plan.network, plan.optimizer, state, data, chunk, plan.dropout_key, self.threads.most, objectives
-        )
+            swap_average(self.network, self.optimizer, state.parameters, state.moments, state.step)
+        threads, given = self.thread_choice.most, (self.network, self.optimizer, state, data, chunk)
+        state = self.backend.train_chunk(*given, self.dropout_key, threads, objectives)
         if averages:
-            swap_average(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
+            swap_average(self.network, self.optimizer, state.parameters, state.moments, state.step)
         return state, objectives[..., : state.step - before]
 
     def chunks(self) -> Iterator[Run]:
@@ -261,7 +237,7 @@ class Training:
 
     def take_chunk(self, chunk: Chunk) -> None:
         """Take the steps of the last `next_chunk`, and do everything after a chunk."""
-        plan, run, batches, steps = self.plan, self.run, self.batches, len(chunk.starts)
+        run, batches, steps = self.run, self.batches, len(chunk.starts)
         ends = self.ends_at_epochs and batches.ends_epoch(run.step + steps)
         try:
             rows = batches.rows_before(run.step + steps) - run.rows_seen
@@ -269,11 +245,11 @@ class Training:
         except LeftBehind:  # self.state is as it was, and the training stops
             self.end_chunk()  # a Checkpoint writes here
             return
-        by_rows = plan.network.convention == "sklearn"
+        by_rows = self.network.convention == "sklearn"
         counts = (chunk.stops - chunk.starts).astype(np.float64) if by_rows else chunk.totals
         taken = objectives.shape[-1]
         self.write(self.losses.means(counts[:taken], objectives).tolist())
-        report = plan.backend.report if plan.optimizer.whole else NO_REPORT  # type: ignore[attr-defined]
+        report = self.backend.report if self.optimizer.whole else NO_REPORT  # type: ignore[attr-defined]
         for name, values in report.columns.items():
             run.history[name] += values[:taken]
         step = self.state.step - self.steps_before
@@ -281,7 +257,7 @@ class Training:
         if ends and batches.per_epoch is None and taken == steps:
             self.write(self.losses.close())
             run.rows = batches.rows
-        run.advance(step, batches.rows_before(step), len(run.history["loss"]), self.threads.used)
+        run.advance(step, batches.rows_before(step), len(run.history["loss"]), self.thread_choice.used)
         if report.stop_reason is not None:
             run.stop(report.stop_reason)
         elif taken < steps:
@@ -292,21 +268,21 @@ class Training:
 
     def next_chunk(self, steps: int) -> Chunk:
         """Return the chunk of the next steps."""
-        plan, run, batches = self.plan, self.run, self.batches
-        constant = plan.optimizer.constant_rates if run.rate_factor == 1 and self.uniform else None
+        run, batches = self.run, self.batches
+        constant = self.optimizer.constant_rates if run.rate_factor == 1 and self.uniform else None
         if constant and self.head_weights is None and (cached := batches.cached(run.step, steps, constant)):
             return cached
         order, starts, stops, rows = batches.visit(run.step, steps)
         totals = rows if self.uniform else visited_weights(self.weights, order, starts, stops)
-        first, per_epoch, since = self.first_step + run.step, batches.per_epoch, plan.since
+        first, per_epoch, since = self.first_step + run.step, batches.per_epoch, self.since
         if per_epoch is None:
             # Blocks do not say how many steps an epoch has: schedules count by the steps of this one.
             since = Since(self.first_step + batches.epoch_step, since.epoch + run.epoch)
-        rates = plan.optimizer.rates(np.arange(first, first + steps), per_epoch or sys.maxsize, since)
+        rates = self.optimizer.rates(np.arange(first, first + steps), per_epoch or sys.maxsize, since)
         if run.rate_factor != 1:
             rates *= run.rate_factor
         of_heads = self.head_totals(order, starts, stops)
-        return Chunk(order, starts, stops, totals, rates, batches.most, of_heads, plan.microbatch)
+        return Chunk(order, starts, stops, totals, rates, batches.most, of_heads, self.microbatch)
 
     def head_totals(
         self, order: NDArray[np.int64], starts: NDArray[np.int64], stops: NDArray[np.int64]
@@ -326,7 +302,7 @@ class Training:
 
         0 after the last epoch, or once the training is stopped.
         """
-        run, batches, epochs = self.run, self.batches, self.plan.epochs
+        run, batches, epochs = self.run, self.batches, self.epochs
         if run.epoch >= epochs or run.stop_reason is not None:
             return 0
         while not (left := batches.steps_left(run.step)):
@@ -340,12 +316,12 @@ class Training:
             epochs = min(epochs, self._next_epoch()) if self.ends_at_epochs else epochs
             left = epochs * batches.per_epoch - run.step
         steps = min(self.chunk_steps(), MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), left)
-        return self.plan.ranks.steps(steps, run.step, batches.per_epoch or 0)
+        return self.ranks.steps(steps, run.step, batches.per_epoch or 0)
 
     def _next_epoch(self) -> int:
         """Return the next epoch at a chunk's end."""
         first = self.run.epoch + 1
-        if self.plan.held_out is not None:
+        if self.held_out is not None:
             return first
         return min(
             checks.whole(f"{type(one).__name__}.next_epoch", one.next_epoch(self.run), first)
@@ -354,12 +330,11 @@ class Training:
 
     def chunk_steps(self) -> int:
         """Return how many steps the next chunk has time for."""
-        seconds = TRIAL_SECONDS if self.threads.is_trial else CHUNK_SECONDS
+        seconds = TRIAL_SECONDS if self.thread_choice.is_trial else CHUNK_SECONDS
         steps = int(seconds / self.pace) if self.pace > 1e-9 else MAX_CHUNK_STEPS
         if self.mixing is not None:
-            plan = self.plan
-            columns = plan.network.n_in + plan.network.n_out
-            steps = min(steps, MIXED_BYTES // (plan.step_rows * columns * self.state.parameters.itemsize))
+            columns = self.network.n_in + self.network.n_out
+            steps = min(steps, MIXED_BYTES // (self.step_rows * columns * self.state.parameters.itemsize))
         return max(1, steps)
 
     def _take(self, chunk: Chunk, ends: bool, rows: int) -> tuple[NDArray[np.float64], float | None]:
@@ -369,13 +344,12 @@ class Training:
         After a divergence there are fewer objectives. Raises LeftBehind in a long step or validation once the
         training shall stop.
         """
-        plan = self.plan
         # Only the first chunk: later states could not be made once more.
         first, self.can_begin_again = self.can_begin_again, False
         drafts = self.drafts and not first
         state = self.draft.of(self.state, changed=bool(self.callbacks)) if drafts else self.state
         stopwatch = Stopwatch()
-        running, clock = 0.0, self.threads.clock
+        running, clock = 0.0, self.thread_choice.clock
 
         def advance() -> tuple[TrainState, NDArray[np.float64]]:
             nonlocal running
@@ -384,13 +358,13 @@ class Training:
             running = clock() - began
             return advanced
 
-        after, objectives = self.interruptible(self.run, plan.step_rows, advance)
+        after, objectives = self.interruptible(self.run, self.step_rows, advance)
         taken = stopwatch.lap()
-        if self.threads.took(after.threads, rows, taken, running):
+        if self.thread_choice.took(after.threads, rows, taken, running):
             # After a chunk during which something compiled the next has no more steps: where another thread
             # compiled, this one worked meanwhile, and took longer than the difference.
             self.pace = max(taken.working, CHUNK_SECONDS if taken.compiling else 0.0) / len(chunk.starts)
-        if plan.stays_finite and not sound(objectives, after.parameters):
+        if self.stays_finite and not sound(objectives, after.parameters):
             if first:
                 self._begin_again()
             self.state, objectives = last_finite(
@@ -404,7 +378,7 @@ class Training:
 
     def validation_loss(self, parameters: NDArray[Any]) -> float | None:
         """Return the validation loss, None without rows held out; LeftBehind as `interruptible`."""
-        if (held_out := self.plan.held_out) is None:
+        if (held_out := self.held_out) is None:
             return None
 
         def loss_of(data: Data) -> Any:
@@ -414,17 +388,17 @@ class Training:
         if isinstance(held_out, Data):
             return loss_of(held_out)
         run = self.run
-        loss: Any = held_out.loss(self.plan.network, loss_of, run.epoch, lambda: run.stop_reason is not None)
+        loss: Any = held_out.loss(self.network, loss_of, run.epoch, lambda: run.stop_reason is not None)
         return loss
 
     def _evaluate(self, parameters: NDArray[Any], data: Data) -> Any:
         """Return the loss over all rows, with heads an array; LeftBehind in a long call once the training
         shall stop.
         """
-        evaluate, network = self.plan.backend.evaluate, self.plan.network
+        evaluate, network = self.backend.evaluate, self.network
         rows = data.inputs.shape[0]
         # In one call where that is short; else in parts, between which Ctrl-C is heard.
-        if self.plan.ranks.size > 1 or rows <= (at_once := rows_at_once(parameters.size)):
+        if self.ranks.size > 1 or rows <= (at_once := rows_at_once(parameters.size)):
             return evaluate(network, parameters, data)
 
         totals = counts_of(network, data)
@@ -438,10 +412,10 @@ class Training:
         return evaluated(network, losses)
 
     def _end_epoch(self, validation_loss: float | None) -> None:
-        plan, run = self.plan, self.run
+        run = self.run
         if validation_loss is not None:
             values = np.atleast_1d(validation_loss)
-            if plan.stays_finite and not np.isfinite(values).all():
+            if self.stays_finite and not np.isfinite(values).all():
                 raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
             self.write(values[:, None].tolist(), "validation_")
         for callback in self.callbacks:
@@ -466,16 +440,6 @@ class Report(NamedTuple):
 
 NO_REPORT = Report({}, None)
 """The report of steps of batches."""
-
-
-def of_all_rows(plan: Plan) -> Plan:
-    """Return a plan with steps on all rows (`fastmlp.second_order`)."""
-    plan.optimizer.check_layers(plan.network)
-    steps = format_of("whole_data").WholeDataSteps(plan)
-    return plan._replace(
-        backend=steps, step_rows=len(plan.data.weights), orders=None, microbatch=0, blas_threads=1,
-        calls_blas=True,
-    )  # fmt: skip
 
 
 HEADROOM = 2.0**-64
@@ -544,10 +508,6 @@ class EpochLosses:
 def _means(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     means: NDArray[np.float64] = sums[:-1] / sums[-1] / HEADROOM
     return means
-
-
-HARMLESS = (Callback.on_train_end, Progress.on_train_end)
-"""Methods of callbacks without effect on parameters."""
 
 
 def _wants_epochs(callback: Callback) -> bool:

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model.backend import Array, Backend, Data, Evaluate, TrainChunk
-from fastmlp.model.network import Network
 
 T = TypeVar("T")
 _NOTHING = nullcontext()
@@ -98,10 +97,6 @@ class Ranks:
 
     def check_equal(self, *arrays: Array) -> None:
         """Raise RankError on all ranks unless all ranks have the same bits."""
-
-    def agreed(self, network: Network, given: Any, check: Callable[..., Any]) -> Any:
-        """Return options checked on all ranks. check : `training.options.options_of`"""
-        return check(network, given)
 
     def started(
         self, chosen: Any, parameters: Array, callbacks: list[Any], moment_rows: int

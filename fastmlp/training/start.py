@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,11 @@ from fastmlp.model.state import Array
 from fastmlp.trained.model import Model
 
 Initial = tuple[Sequence[ArrayLike], Sequence[ArrayLike]]
+
+
+def drawn_seed(options: Any) -> int:
+    """Return the seed of the resumed training, or a new seed."""
+    return int(options.resume.seed if options.resume else int.from_bytes(os.urandom(16), "little"))
 
 
 def dropout_key(network: Network, seed: int) -> int:

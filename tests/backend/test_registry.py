@@ -282,7 +282,7 @@ for backend in sys.argv[2:]:
 def test_the_package_works_from_a_zip(tmp_path):
     package, path = Path(fastmlp.__file__).parent, tmp_path / "fastmlp.zip"
     with zipfile.ZipFile(path, "w") as file:
-        for source in package.rglob("*.py"):
+        for source in [*package.rglob("*.py"), package / "__init__.pyi"]:
             file.write(source, source.relative_to(package.parent))
     run = python("-c", ZIPPED, path, "reference", "baseline", cwd=tmp_path)
     assert len(set(run.stdout.splitlines())) == 1

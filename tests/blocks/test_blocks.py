@@ -65,14 +65,14 @@ def test_windows_are_shuffled_from_the_seed(monkeypatch):
     """Each window in itself, of whole batches."""
     seen = []
 
-    advance = loop.Training.advance
+    advance = loop.TrainingLoop.advance
 
     def spy(self, state, chunk):
         steps = zip(chunk.starts, chunk.stops, strict=True)
         seen.append(np.concatenate([self.data.inputs[chunk.order[a:b], 0] for a, b in steps]))
         return advance(self, state, chunk)
 
-    monkeypatch.setattr(loop.Training, "advance", spy)
+    monkeypatch.setattr(loop.TrainingLoop, "advance", spy)
     first = np.arange(ROWS, dtype=float)[:, None] * np.ones(5)
     blocks = [(first[rows], Y[rows]) for rows in SLICES]
     fit(blocks, window=30, epochs=2, network=Network([5, 2]), optimizer=fastmlp.SGD(1e-9))
@@ -221,7 +221,7 @@ def test_a_memory_map_of_bytes_trains_as_its_array(validation, pixels):
 
 
 def test_a_memory_map_that_is_as_training_takes_it_is_trained_on_where_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastmlp.blocks.training.PreparedBlocks.train", None)  # would be called for windows
+    monkeypatch.setattr("fastmlp.blocks.training.prepare", None)  # would be called for windows
     X.tofile(tmp_path / "rows")
     rows = np.memmap(tmp_path / "rows", np.float32, "r", shape=X.shape)
     assert_same(fit(rows, Y), fit(X, Y))

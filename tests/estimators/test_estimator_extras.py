@@ -74,7 +74,7 @@ def test_activations_may_differ_by_layer():
         0.0,
     )
     model = classifier(activation=("gelu", "silu")).fit(X, Y).model_
-    assert model.network.hidden == ("gelu", "silu")
+    assert model.network.activations[:-1] == ("gelu", "silu")
     with pytest.raises(ValueError, match="hidden must hold one value for each of 2 hidden layers, got 1"):
         classifier(activation=["relu"]).fit(X, Y)
     with pytest.raises(ValueError, match="unknown hidden activation 'swish'"):
@@ -85,10 +85,10 @@ def test_activations_may_differ_by_layer():
     ("loss", "options", "by_hand"),
     [
         ("mae", {}, lambda y, p: np.abs(y - p).mean()),
-        ("pinball", {"quantile": 0.8}, lambda y, p: mean_pinball_loss(y, p, alpha=0.8)),
+        (fastmlp.Quantiles(0.8), {}, lambda y, p: mean_pinball_loss(y, p, alpha=0.8)),
         (
-            "huber",
-            {"huber_delta": 0.4},
+            fastmlp.Huber(0.4),
+            {},
             lambda y, p: np.where(np.abs(y - p) <= 0.4, (y - p) ** 2 / 2, 0.4 * (np.abs(y - p) - 0.2)).mean(),
         ),
     ],

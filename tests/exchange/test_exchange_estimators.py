@@ -72,7 +72,7 @@ def test_from_our_estimator_and_back(kind):
 
 def test_a_poisson_regressor_goes_and_comes():
     given = model("output: exp", np.float64)
-    given.network = Network(given.network.sizes, "tanh", "exp", "poisson_deviance")
+    given.network = Network(given.network.widths, "tanh", "exp", "poisson_deviance")
     theirs = given.to_sklearn()
     assert theirs.loss == "poisson"
     agrees(given, theirs.predict(X), X)

@@ -7,7 +7,17 @@ import pytest
 from support.exchanged_models import X, agrees, inputs, model, of_reference
 
 import fastmlp
-from fastmlp import Activate, Activation, BatchNorm, Concatenate, Dense, LayerNorm, Model, Network, PReLU
+from fastmlp import (
+    Activate,
+    BatchNorm,
+    Concatenate,
+    Dense,
+    Layer,
+    LayerNorm,
+    Model,
+    Network,
+    PReLU,
+)
 from fastmlp.backend import reference
 from fastmlp.model.layout import flatten
 
@@ -239,7 +249,7 @@ def test_a_sequential_of_other_layers():
     agrees(got, module(torch.from_numpy(inputs(np.float32))).detach().numpy(), inputs(np.float32))
 
 
-ONE_SLOPE = Activation("one_slope", lambda z, a: np.where(z > 0, z, a * z), parameters={"a": ("layer", 0.3)})
+ONE_SLOPE = Layer("one_slope", lambda z, a: np.where(z > 0, z, a * z), parameters={"a": ("layer", 0.3)})
 
 
 @pytest.mark.parametrize(

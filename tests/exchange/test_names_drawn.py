@@ -11,9 +11,9 @@ from support.selection import quick, seeds
 
 import fastmlp
 from fastmlp import Activation, Add, Categories, Dense, Head, Layer, Network, Numbers
+from fastmlp.checkpoints.checkpoint import components_of
 from fastmlp.exchange.c_header import KEYWORDS
 from fastmlp.model.activations import ACTIVATIONS
-from fastmlp.training.options import components_of
 
 WORDS = (
     *("int", "double", "main", "restrict", "auto", "exp", "y0", "j1", "NAN", "M_PI", "size_t", "errno"),

@@ -101,14 +101,14 @@ def test_damaged_files_are_refused_or_equal(seed, tmp_path):
 def test_a_layer_of_one_unit_comes_back(case, dtype, tmp_path):
     wide = network(case)
     n_out = 2 if wide.output == "softmax" else 1
-    made = Network([3, 1, 1, n_out], wide.hidden[0], wide.output, wide.loss)
+    made = Network([3, 1, 1, n_out], wide.activations[0], wide.output, wide.loss)
     parameters = np.random.default_rng(0).normal(size=parameter_count(made)).astype(dtype)
     given = Model(made, parameters, {"loss": []}, reference.BACKEND, None)
     given.to_onnx(tmp_path / "x.onnx")
     back = Model.from_onnx(tmp_path / "x.onnx", backend="reference")
     assert (back.parameters == parameters).all()
     agrees(given, back.predict(inputs(dtype)), inputs(dtype))
-    if not isinstance(made.hidden[0], fastmlp.Activation):
+    if not isinstance(made.activations[0], fastmlp.Activation):
         assert back.network == made
 
 
@@ -163,13 +163,13 @@ def test_what_stands_between_layers_becomes_an_activation(tmp_path):
     assert np.allclose(
         got.predict(X), expected, rtol=0, atol=8 * np.finfo(float).eps * np.abs(expected).max()
     )
-    assert isinstance(got.network.hidden[0], fastmlp.Activation)
+    assert isinstance(got.network.activations[0], fastmlp.Activation)
 
 
 def test_silu_of_two_operators_is_silu(tmp_path):
     between = [("Sigmoid", ["z"], "s", {}), ("Mul", ["z", "s"], "a", {})]
     got = read(file(tmp_path / "x.onnx", chain(*between), **ARRAYS))
-    assert got.network.hidden == ("silu",)
+    assert got.network.activations[:-1] == ("silu",)
 
 
 def test_layers_may_be_written_in_many_ways(tmp_path):

@@ -175,7 +175,7 @@ def test_exact_variants_train_with_equal_bits(name, dtype):
             assert alone.gradient(network, given[1], data, 0, 0, unused) == values[backend]
     first, *others = found
     for other in others:
-        said = in_words(network.sizes, found[other], found[first])
+        said = in_words(network.widths, found[other], found[first])
         assert not said, f"{other} is not as {first}: {said}"
     assert all(np.isfinite(array).all() for array in found[first])
     assert len({*values.values()}) == 1, values
@@ -240,5 +240,5 @@ def test_a_program_for_one_network_trains_with_the_same_bits(name, dtype):
         by_chunk(registry.get(backend), network, STEPS[name].optimizer, *given)
         for backend in ("specialized", "fused")
     )
-    said = in_words(network.sizes, got, expected)
+    said = in_words(network.widths, got, expected)
     assert not said, f"specialized is not as fused: {said}"

@@ -259,7 +259,7 @@ def test_nobody_gets_it_by_default_and_other_backends_are_refused():
         fit(backend="fused")
 
 
-@pytest.mark.usefixtures("fresh_setups")  # a process has one processor
+@pytest.mark.usefixtures("built_in_backends")  # a process has one processor
 def test_a_processor_without_it_is_refused(monkeypatch):
     for name in tiles.WHY_NOT:
         monkeypatch.setitem(tiles.WHY_NOT, name, lambda: "the processor (old) has no avx512bf16")

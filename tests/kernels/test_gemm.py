@@ -17,14 +17,16 @@ NO_ORDER = np.empty(0, np.int64)
 @numba.njit(error_model="numpy")
 def affine(x, w, b, out, step, relu, panel):
     for start in range(0, len(out), step):
-        dispatch.affine(x, NO_ORDER, w, b, out, start, min(start + step, len(out)), relu, panel)
+        dispatch.affine_rows(x, NO_ORDER, w, b, out, start, min(start + step, len(out)), relu, panel)
 
 
 @numba.njit(error_model="numpy")
 def weight_gradient(x, delta, out, step, apply, rate, l2, panel):
     for start in range(0, len(out), step):
         stop = min(start + step, len(out))
-        dispatch.weight_gradient(x, NO_ORDER, delta, out, (0, start, stop), (apply, rate, l2), out, panel)
+        dispatch.weight_gradient_in_place(
+            x, NO_ORDER, delta, out, (0, start, stop), (apply, rate, l2), out, panel
+        )
 
 
 @numba.njit(error_model="numpy")

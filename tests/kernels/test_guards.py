@@ -24,7 +24,7 @@ from fastmlp.model.layout import parameter_count
 from fastmlp.model.rows import ByteRows
 from fastmlp.testing.cases import Sizes
 from fastmlp.testing.slots import AGREEMENT_SIZES, PACKED, SLOTS
-from fastmlp.training import options as fit_options
+from fastmlp.training import preparation
 
 pytestmark = needs.posix("mprotect")
 
@@ -80,7 +80,7 @@ def try_backend(name):
     cases = list(zip(trainings, itertools.cycle(COMPILED_DTYPES), forms, strict=False))
 
     def run(backend, where):
-        fit_options.choose, fit_options.cached = lambda *_, **_options: backend, {}
+        preparation.choose = lambda *_, **_options: backend
         for training, dtype, form in cases:
             print(f"{name} {training} {np.dtype(dtype)}, {form.__name__}, {where}", flush=True)
             yield trajectories.run(training, name, dtype, form=form)

@@ -83,7 +83,7 @@ CASES |= {
     **{f"own layers, {name}": (Network(inputs=5, layers=LISTS[name]), Adam(0.01), 40, 16) for name in LISTS},
     "unrolled own layers": (Network(inputs=5, layers=LISTS["narrow"]), Adam(0.01), 4, 4),
     "own layers of the page": (
-        Network(inputs=5, layers=[Dense(18, snake), gated, Residual(Dense(18), gated), Dense(1)]),
+        Network(inputs=5, layers=[Dense(18), snake, gated, Residual(Dense(18), gated), Dense(1)]),
         SGD(0.1), 20, 20,
     ),
 }  # fmt: skip

@@ -19,7 +19,7 @@ from fastmlp.kernels.tuning import forced
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.rows import SparseRows, density_of, find_nonzero_columns
-from fastmlp.training import prepared
+from fastmlp.training import preparation
 
 SUMS_IN_ORDER = ("baseline", *EXACT)
 """Backends whose products are chains over ascending terms, each of which a zero leaves as it is."""
@@ -219,10 +219,10 @@ def test_dense_inputs_that_are_mostly_zeros_are_passed_over_in_the_same_bits(bac
         taken.append(turn(*given))
         return taken[-1]
 
-    monkeypatch.setattr(prepared, "inputs_of_steps", watched)
+    monkeypatch.setattr(preparation, "inputs_of_steps", watched)
     model = fastmlp.fit(network, X, y, **options)
     assert any(isinstance(one, SparseRows) for one in taken) == (share < 0.5 and backend in EXACT)
-    monkeypatch.setattr(prepared, "inputs_of_steps", lambda *given: given[4])
+    monkeypatch.setattr(preparation, "inputs_of_steps", lambda *given: given[4])
     dense = fastmlp.fit(network, X, y, **options)
     np.testing.assert_array_equal(model.parameters, dense.parameters)
     assert model.history == dense.history

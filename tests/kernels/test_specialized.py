@@ -148,7 +148,7 @@ LISTS = {
             Dropout(0.1), Dense(13, "softplus", name="low"), Dropout(0.3), Dense(13, "tanh"),
             fastmlp.Add("low"), "gelu", fastmlp.Residual(LayerNorm(), Dense(9, "relu"), Dense(13)),
             fastmlp.RMSNorm(), Dense(5), fastmlp.PReLU(), fastmlp.Concatenate("low"), fastmlp.Swish(),
-            fastmlp.Scale(), Dense(24, own_sine), own_gated, Dense(3),
+            fastmlp.Scale(), Dense(24), own_sine, own_gated, Dense(3),
         ],
         20,
     ),

@@ -43,7 +43,7 @@ def test_one_worker_or_several_compute_the_same_bits(backend, name, dtype):
     given = {"optimizer": optimizer, "epochs": 2, "batch_size": 128, "seed": 0, "backend": backend}
     one, *others = (fastmlp.fit(network, X, y, threads=threads, **given) for threads in (1, 2, 3))
     for threads, other in enumerate(others, 2):
-        said = differences(network.sizes, other.parameters, one.parameters)
+        said = differences(network.widths, other.parameters, one.parameters)
         assert not said, f"{backend}: {threads} threads are not as one: {said}"
         assert other.history == one.history
 

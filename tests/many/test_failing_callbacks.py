@@ -220,7 +220,7 @@ def test_a_training_in_a_callback_that_diverges_is_no_model_s(threads, n_models)
 def test_the_model_of_a_training_in_a_callback_that_ctrl_c_ends_is_no_model_s():
     with pytest.raises(fastmlp.Interrupted) as caught:
         fit_many(SMALL, X, Y, n_models=1, callbacks=[another(is_interrupted)], **OPTIONS)
-    assert caught.value.model.network.sizes == (10, 2, 1)
+    assert caught.value.model.network.widths == (10, 2, 1)
     assert caught.value.__notes__ == ["in the training of model 0"]
 
 

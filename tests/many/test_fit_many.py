@@ -20,11 +20,11 @@ from support.selection import campaign, matrix, quick
 
 import fastmlp
 from fastmlp import SGD, Adam, Callback, Dense, DivergenceError, Network, Numbers, fit, fit_many, predict_many
+from fastmlp.fitting import USUAL
 from fastmlp.kernels.jit.engine import _SIGNATURE, each, table_of
 from fastmlp.kernels.lanes.training import HUGE_PAGE, new_objectives
 from fastmlp.many import predicting
 from fastmlp.model.layout import parameter_count
-from fastmlp.training.options import USUAL
 
 X, Y = data_set("diabetes", 60)
 LABELS = (np.median(Y) < Y).astype(int)
@@ -449,12 +449,6 @@ def test_what_raises_while_it_is_read_is_read_once():
 
     with pytest.raises(ZeroDivisionError, match="mine"):
         trained({"n_models": 1, "initial": (weights(), [np.ones(4), np.ones(1)])})
-
-
-def test_the_optimiser_of_calls_that_give_none_is_chosen_for_once(fresh_setups):
-    for _ in range(3):
-        trained({"n_models": 1})
-    assert len(fresh_setups) == 1
 
 
 def test_one_that_diverges_leaves_its_error():

@@ -51,7 +51,7 @@ def test_models_that_begin_and_end_at_other_times_have_the_bits_of_fit_alone(tog
 
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_models_whose_rates_differ_are_prepared_once_and_have_the_bits_of_fit(together, monkeypatch, shuffle):
-    prepared = noted(monkeypatch, preparing, "prepared")
+    prepared = noted(monkeypatch, preparing, "prepare")
     rates = [0.001, 0.02, Cosine(0.01, 4), lambda epochs: 0.01 / (1 + epochs), 0.02]
     rules = [Adam(rate) for rate in rates] + [SGD(0.01, 0.9), SGD(0.03, 0.9), "adam"]
     networks = [Network([10, 4, 1], hidden="tanh") for _ in rules]
@@ -126,7 +126,7 @@ def test_layers_of_a_users_own_go_together_whatever_they_begin_with(together):
     networks = [
         Network(
             inputs=10,
-            layers=[fastmlp.Dense(4, snake_from(1.0 + i)), gated, fastmlp.Dense(1)],
+            layers=[fastmlp.Dense(4), snake_from(1.0 + i), gated, fastmlp.Dense(1)],
             l2=0.1 * (1 + i),
         )
         for i in range(3)
@@ -142,7 +142,7 @@ def snake_from(first):
     def function(z, frequency):
         return z + np.sin(frequency * z) ** 2 / frequency
 
-    return fastmlp.Activation("snake", function, parameters={"frequency": ("units", first)})
+    return fastmlp.Layer("snake", function, parameters={"frequency": ("units", first)})
 
 
 def test_one_that_diverges_and_others_that_stop_leave_the_rest_alone(together):
@@ -394,7 +394,7 @@ def test_models_of_a_block_that_fails_train_alone_one_after_another(together, mo
 
     handlers = []
     monkeypatch.setattr(notices.Bar, "move", lambda *_: handlers.append(signal.getsignal(signal.SIGINT)))
-    monkeypatch.setattr(blocks, "Training", full)
+    monkeypatch.setattr(blocks, "initial_state", full)
     assert_those_that_diverge_leave_the_rest_alone([*map(Adam, (1e300, 1e-3, 1e-2, 1e250))], Y, 16)
     assert together[0] == 4
     assert handlers == handlers[:1] * 4, "a training that has ended would hear of Ctrl-C"
@@ -402,13 +402,13 @@ def test_models_of_a_block_that_fails_train_alone_one_after_another(together, mo
 
 @pytest.mark.usefixtures("together")
 def test_ctrl_c_while_the_step_of_one_that_diverged_is_looked_for_keeps_the_models(monkeypatch):
-    begun = blocks.Training
+    begun = blocks.initial_state
 
     def interrupted(*given):
         signal.raise_signal(signal.SIGINT)
         return begun(*given)
 
-    monkeypatch.setattr(blocks, "Training", interrupted)
+    monkeypatch.setattr(blocks, "initial_state", interrupted)
     optimizers = [*map(Adam, (1e-3, 1e300, 1e-2))]
     options = {"epochs": 1, "batch_size": 16, "seed": 3, **ALONE}
     with pytest.raises(KeyboardInterrupt) as caught:

@@ -9,7 +9,7 @@ from support.exchanged_models import own_gated, own_sine
 from support.selection import quick
 
 import fastmlp
-from fastmlp import AdamW, Dense, Dropout, Layer, LayerNorm, Network, Normal, PReLU, Uniform
+from fastmlp import AdamW, Dense, Layer, LayerNorm, Network, Normal, PReLU, Uniform
 from fastmlp.formulas.expressions import constant
 from fastmlp.testing import check
 
@@ -40,21 +40,11 @@ def test_a_wrong_derivative_is_found():
 
 
 @pytest.mark.parametrize(
-    ("own", "built_in"), [([Dense(21), own_norm], LayerNorm()), ([Dense(21, own_prelu)], PReLU())]
+    ("own", "built_in"), [([Dense(21), own_norm], LayerNorm()), ([Dense(21), own_prelu], PReLU())]
 )
 def test_what_is_built_in_trains_the_same_as_a_custom_one(own, built_in):
     ours, theirs = (train([*first, Dense(2)], "fused") for first in (own, [Dense(21), built_in]))
     np.testing.assert_allclose(ours.parameters, theirs.parameters, rtol=1e-9, atol=1e-12)
-
-
-def test_an_activation_with_parameters_makes_of_a_chain_a_list_of_layers():
-    chain = Network([5, 6, 4, 2], [own_sine, "tanh"], dropout=[0.1, 0])
-    assert chain == Network(inputs=5, layers=[Dense(6, own_sine), Dropout(0.1), Dense(4, "tanh"), Dense(2)])
-    with pytest.raises(AttributeError, match="a network with own_sine has no sizes"):
-        _ = chain.sizes
-    classifier = fastmlp.MLPClassifier((6,), own_sine, max_iter=20, tol=10, random_state=0)
-    classifier.fit(X, X[:, 0] > 0)
-    assert set(classifier.model_.layers) == {"dense1", "own_sine1", "dense2"}
 
 
 # --- their parameters ------------------------------------------------------------------------------------

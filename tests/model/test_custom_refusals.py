@@ -187,14 +187,7 @@ test_layers_and_parameters_are_refused = refusals(
             lambda: layer(lambda x, **more: x, numbers={f"n{i}": 0 for i in range(5)}),
             "the layer 'l' may have 4 numbers, got 5",
         ),
-        "a slope with parameters": (
-            lambda: Activation("a", lambda z, w: z * w, slope=lambda z: 1.0, parameters=ONE),
-            "its slopes are derived; leave slope out",
-        ),
-        "a sum in an activation": (
-            lambda: Activation("a", lambda z, w: z * w / np.sum(z), parameters=ONE),
-            ROWS,
-        ),
+        "a sum in an activation": (lambda: Activation("a", lambda z: z / np.sum(z)), ROWS),
         "the name of a kind": (
             lambda: Network(inputs=2, layers=[Layer("Scale", lambda x: 2 * x), Dense(1)]),
             "has the name of a kind of layers",

@@ -22,7 +22,7 @@ NETWORKS = {
     "plain": fastmlp.Network([3, 1]),
     "all that it has": fastmlp.Network(
         [np.int64(4), 8, 8, 3], ["relu", "gelu"], "exp", "poisson", dropout=[0.1, np.float32(0.3)], l1=0.1,
-        l2=1e-300, huber_delta=2, quantile=0.1, weight_init=fastmlp.Normal(0.3), bias_init="uniform",
+        l2=1e-300, weight_init=fastmlp.Normal(0.3), bias_init="uniform",
         input_scale=1 / 255, convention="sklearn",
     ),
     "endless": fastmlp.Network([3, 4, 1], endless),
@@ -56,7 +56,7 @@ def test_a_network_comes_back(name):
     network = NETWORKS[name]
     again = sent(network)
     assert again == network
-    for one, other in zip(again.hidden, network.hidden, strict=True):
+    for one, other in zip(again.activations, network.activations, strict=True):
         if isinstance(other, fastmlp.Activation):
             z = np.random.default_rng(0).normal(size=99)
             assert one.key == other.key
@@ -91,7 +91,7 @@ def test_what_is_restored_has_the_same_programs(name):
 
 def test_a_file_holds_no_formula():
     parts = described(custom_components.CASES["mish, sine, focal"][0])
-    assert [*parts["hidden"][0]] == ["component", "digest"]
+    assert [*parts["layers"][0]["activation"]] == ["component", "digest"]
     assert "nodes" not in json.dumps(parts)
 
 

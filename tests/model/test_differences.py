@@ -75,7 +75,7 @@ def objectives():
     X = custom_components.X
     for name, (made, y, _) in custom_components.CASES.items():
         y = np.broadcast_to(y.reshape(len(y), -1), (len(y), made.n_out)).copy()
-        parameters = flatten(*parameters_for(made.sizes, np.random.default_rng(1)), made, np.dtype(float))
+        parameters = flatten(*parameters_for(made.widths, np.random.default_rng(1)), made, np.dtype(float))
         yield name, made, Data(X, y, np.arange(len(X)) % 3.0), parameters, np.eye(len(parameters)), 1e-7
     for name, layers in custom_layers.LISTS.items():
         made = Network(inputs=5, layers=layers)

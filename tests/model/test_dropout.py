@@ -9,7 +9,7 @@ from support.selection import crossed, some_backends
 import fastmlp
 from fastmlp.backend import reference_operations, registry
 from fastmlp.model.backend import Data
-from fastmlp.model.layout import flatten, layer_views
+from fastmlp.model.layout import dense_views, flatten
 
 PLACES = [
     (0, 0, 0, 0.5), (7, 1, 2, 0.1), (2**32 - 1, 2**32 - 1, 1, 0.9), (123456789, 2**33 + 5, 0, 1e-9),
@@ -38,7 +38,7 @@ def test_the_units_that_a_backend_drops_are_the_masks(backend, place, dtype):
         one = Data(np.ones((rows, 1), dtype), np.zeros((rows, 7), dtype), np.eye(rows, dtype=dtype)[-1])
         gradients = np.empty_like(parameters)
         registry.get(backend).gradient(network, parameters, one, key, step, gradients)
-        kept = layer_views(gradients, network)[-1][1] != 0
+        kept = dense_views(gradients, network)[-1][1] != 0
         np.testing.assert_array_equal(kept, naive.mask(key, step, layer, rows, 7, p)[-1])
 
 

@@ -8,7 +8,7 @@ from support import naive
 from support.problems import COMPILED_DTYPES, LIKELIHOODS, PAIRS, eps, parameters_for, targets_for
 from support.selection import crossed, quick
 
-from fastmlp import Network
+from fastmlp import Huber, Network, Quantiles
 from fastmlp.backend import registry
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.backend import Data
@@ -28,13 +28,16 @@ EXTRAS = {
 }  # fmt: skip
 
 
+PARAMETERS = {"huber": Huber(0.8), "pinball": Quantiles(0.3)}
+
+
 class Problem:
     """A network, rows and parameters at which the objective is smooth."""
 
     def __init__(self, hidden, output, loss, extra, seed):
         rng = np.random.default_rng(seed)
         self.network = Network(
-            SIZES, hidden=hidden, output=output, loss=loss, huber_delta=0.8, quantile=0.3, **EXTRAS[extra]
+            SIZES, hidden=hidden, output=output, loss=PARAMETERS.get(loss, loss), **EXTRAS[extra]
         )
         self.weights, self.biases = parameters_for(SIZES, rng)
         sample_weight = np.ones(ROWS)
@@ -47,8 +50,9 @@ class Problem:
 
     def pre_activations(self):
         n = self.network
+        dropout = [one.dropout for one in n.operations[:-1]]
         return naive.pre_activations(
-            self.weights, self.biases, n.hidden, self.data.inputs, n.dropout, KEY, STEP
+            self.weights, self.biases, n.activations[:-1], self.data.inputs, dropout, KEY, STEP
         )
 
     def distance_to_a_kink(self):

@@ -24,7 +24,7 @@ LION = fastmlp.Rule(
     constants={"beta": 0.9},
 )
 
-Group = fastmlp.Group
+Activate, Group = fastmlp.Activate, fastmlp.Group
 
 GATED = Network(inputs=10, layers=[Dense(4), own_gated, Dense(1)])
 
@@ -130,7 +130,7 @@ def test_decays_go_by_kinds_and_by_arrays_of_blocks_and_layers():
     }
     assert decays["dense"] == decays["grouped"] == (2.0, 0.0)
     assert decays["categories"] == decays["periodic"] == (2.0, 2.0)
-    assert decays["layer_norm"] == decays["own"] == (0.0, 0.0)
+    assert decays["layer_norm"] == decays["tilt"] == (0.0, 0.0)
 
 
 right_input_gradient = baseline.input_gradient
@@ -211,8 +211,8 @@ RATED = {
     ),
     "members": (layer_networks.SHARING, {"low": 0}, {"low"}),
     "custom layers": (
-        [Dense(6, own_sine, name="low"), fastmlp.Activate(own_gated, name="middle"), own_gated, Dense(3)],
-        {"low": 0, "middle": 1.0, "gated": 0}, {"low", "own_sine1", "gated2"},
+        [Dense(6), Activate(own_sine, name="low"), Activate(own_gated, name="middle"), own_gated, Dense(3)],
+        {"low": 0, "middle": 1.0, "gated": 0}, {"low", "gated2"},
     ),
 }  # fmt: skip
 """Layers, their rates by names and kinds, and which of them stay."""

@@ -12,12 +12,12 @@ from fastmlp.backend import registry
 from fastmlp.backend.reference_operations import FORMULAS
 from fastmlp.kernels.small.eligible import lane_program, specialize
 from fastmlp.model.backend import Data
+from fastmlp.model.component import LAYERS
 from fastmlp.model.descriptions import described, restored
 from fastmlp.model.embeddings import Embedding, Grouped
 from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.layout import parameter_count
-from fastmlp.model.operations import KINDS
-from fastmlp.model.part import LAYERS
+from fastmlp.model.lowering import KINDS
 
 X = np.random.default_rng(0).normal(size=(20, INPUTS))
 Y = X[:, :OUTPUTS] ** 2
@@ -30,9 +30,9 @@ def rows(name):
 
 
 def test_every_formula_has_a_reference_of_the_same_name():
-    layers = {kind.name for kind in KINDS.values() if kind.row and kind.layer}
-    blocks = (kind for kind in (*BLOCKS.values(), Grouped) if kind.kind and not has_formulas(kind))
-    assert layers | {kind.kind for kind in blocks} == {*FORMULAS}
+    layers = {kind.name for kind in KINDS.values() if kind.formula}
+    blocks = (kind for kind in (*BLOCKS.values(), Grouped) if kind.kind.name and not has_formulas(kind))
+    assert layers | {kind.kind.name for kind in blocks} == {*FORMULAS}
 
 
 def has_formulas(kind):

@@ -10,7 +10,7 @@ from support.updates import update
 
 import fastmlp
 from fastmlp import EMA, AdamW, Dense, LayerNorm, Muon, Network
-from fastmlp.model.layout import flatten, layer_views
+from fastmlp.model.layout import dense_views, flatten
 from fastmlp.model.state import initial_state
 
 RNG = np.random.default_rng(0)
@@ -32,13 +32,13 @@ def test_steps_are_the_published_ones(backend, nesterov):
     for gradient in GRADIENTS:
         state.gradients[...] = gradient
         state = update(backend, NETWORK, optimizer, state, (0.05, 0.05))
-        by_layer = layer_views(gradient, NETWORK)
+        by_layer = dense_views(gradient, NETWORK)
         for w, m, (g, _) in zip(weights, momenta, by_layer, strict=True):
             m += 0.1 * (g - m)
             step = naive.orthogonalised(0.1 * g + 0.9 * m if nesterov else m)
             w[...] = (1 - 0.05 * 0.1) * w - 0.05 * 0.2 * np.sqrt(max(w.shape)) * step
         biases = adam.step(biases, np.concatenate([b for _, b in by_layer]), 0.05)
-    found = layer_views(state.parameters, NETWORK)
+    found = dense_views(state.parameters, NETWORK)
     # Products of up to 20 terms, five rounds of which each may double an error: some hundred ulp of a step.
     for (w, _), expected in zip(found, weights, strict=True):
         np.testing.assert_allclose(w, expected, rtol=0, atol=2000 * eps(float))

@@ -13,8 +13,8 @@ from support.selection import quick
 
 import fastmlp
 from fastmlp import SGD, Adam, Dense, Network, Periodic, Quantiles, SparseAdam, SparseNumbers, Stepper
+from fastmlp.checkpoints.checkpoint import components_of
 from fastmlp.model.descriptions import described, restored, with_formulas
-from fastmlp.training.options import components_of
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(50, 7)), RNG.normal(size=(50, 3))

@@ -11,7 +11,7 @@ import fastmlp
 from fastmlp import SGD, Adam, AdamW, Network, RMSprop, ScheduleFreeAdamW, SparseAdam
 from fastmlp.backend import registry
 from fastmlp.model.backend import dry_run
-from fastmlp.model.layout import layer_views
+from fastmlp.model.layout import dense_views
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.model.state import initial_state
 
@@ -54,7 +54,7 @@ def gradients(dtype):
 
 
 def flat_views(parameters):
-    return [part for layer in layer_views(parameters, NETWORK) for part in layer]
+    return [part for layer in dense_views(parameters, NETWORK) for part in layer]
 
 
 @crossed(
@@ -69,7 +69,7 @@ def test_updates_are_torchs(backend, name, dtype, clip_norm):
     optimizer = type(optimizer)(**{**vars(optimizer), "clip_norm": clip_norm})
     state = initial_state(np.linspace(-1, 1, 32).astype(dtype), optimizer.moment_rows)
     rates = np.empty(32)
-    for w, b in layer_views(rates, NETWORK):
+    for w, b in dense_views(rates, NETWORK):
         w[...], b[...] = RATE, BIAS_RATE
     p, oracle = state.parameters.astype(float), transcription()
     for step, gradient in enumerate(gradients(dtype)):

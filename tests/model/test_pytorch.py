@@ -143,10 +143,7 @@ def by_layers(model, own, x, training=True):
             seen[layer.name] = x
         return x
 
-    layers = (
-        [one.layer for one in model.network.operations] if model.network.is_chain else model.network.layers
-    )
-    return functools.reduce(lambda x, layer: one(layer, x), layers, x)
+    return functools.reduce(lambda x, layer: one(layer, x), model.network.layers, x)
 
 
 def mse_of(y):

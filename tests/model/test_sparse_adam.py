@@ -11,7 +11,7 @@ from support.updates import update
 import fastmlp
 from fastmlp import Network, SparseAdam
 from fastmlp.backend import registry
-from fastmlp.model.layout import layer_views
+from fastmlp.model.layout import dense_views
 from fastmlp.model.rows import find_nonzero_columns
 from fastmlp.model.state import initial_state
 
@@ -76,7 +76,7 @@ def test_an_update_gets_the_nonzero_columns(backend):
     state = initial_state(np.ones(2 * 71 + 3))
     state.gradients[...] = 1
     update(backend, network, optimizer, state, (RATE, RATE), find_nonzero_columns(X))
-    views = [view for layer in layer_views(state.parameters, network) for view in layer]
+    views = [view for layer in dense_views(state.parameters, network) for view in layer]
     changed = [(view != 1).any(axis=-1) for view in views]
     assert np.flatnonzero(changed[0]).tolist() == [3, 64]
     assert all(np.all(others) for others in changed[1:])

@@ -260,7 +260,11 @@ CHOICES = {
     "optimisers": [kind.__name__ for kind in (*NAMED, *WHOLE)],
     "optimisers by name, with their defaults": BY_NAME,
     "of your own": ("Activation", "Loss", "RowLoss", "Rule"),
-    "schedules": [name for name, home in fastmlp._MODULE_OF.items() if home == "model.schedules"],
+    "schedules": [
+        name
+        for name in fastmlp.__all__
+        if getattr(getattr(fastmlp, name), "__module__", "") == "fastmlp.model.schedules"
+    ],
     "initialisers": (*initializers.WEIGHT_INITS, *initializers.BIAS_INITS, "Normal(scale)"),
 }
 """What rows of docs/choices.md name."""

@@ -30,6 +30,7 @@ TRIALS = {
     "An activation": 'network = fastmlp.Network([3, 5, 2], "hard_tanh")',
     "A unitwise layer with trained numbers": LAYER.format("SoftShrink()"),
     "A norm of rows": LAYER.format("AbsoluteNorm()"),
+    "A norm of parts of a row": LAYER.format("Dense(6), fastmlp.PairNorm()"),
     "A gate of two sources": LAYER.format("Bilinear(4)"),
     "A loss": 'network = fastmlp.Network([3, 5, 2], output="sigmoid", loss="log_cosh")',
     "A likelihood of three outputs": 'network = fastmlp.Network([3, 5, 6], "tanh", loss="zero_inflated")',
@@ -65,6 +66,7 @@ is_small(network)
         for kind, name in {
             "unitwise layer with trained numbers": "SoftShrink",
             "norm of rows": "AbsoluteNorm",
+            "norm of parts of a row": "PairNorm",
             "gate of two sources": "Bilinear",
         }.items()
     },
@@ -232,7 +234,13 @@ def test_the_page_shows_the_walk_over_operations():
 PLACES = {
     "An activation": 2,
     **dict.fromkeys(
-        ("A unitwise layer with trained numbers", "A norm of rows", "A gate of two sources"), 2
+        (
+            "A unitwise layer with trained numbers",
+            "A norm of rows",
+            "A norm of parts of a row",
+            "A gate of two sources",
+        ),
+        2,
     ),  # one of them is the reference
     "A loss": 2,
     "A likelihood of three outputs": 2,
@@ -240,7 +248,7 @@ PLACES = {
     "A block of inputs": 2,
     "A format of exports": 2,
     "A backend": 1,
-    "An option of a training": 3,
+    "An option of a training": 2,
 }
 """The most files that each may touch: the measure of the design."""
 
@@ -263,9 +271,9 @@ def test_recipes_serve_every_backend(tmp_path):
 
 CASES = {
     "tests/exchange/test_exchange.py": ("hard_tanh",),
-    "tests/exchange/test_every_layer.py": ("SoftShrink", "AbsoluteNorm", "Bilinear", "Hinges"),
-    "tests/model/test_layer_table.py": ("SoftShrink", "AbsoluteNorm", "Bilinear", "Hinges"),
-    "tests/model/test_differences.py": ("SoftShrink", "AbsoluteNorm", "Bilinear", "Hinges"),
+    "tests/exchange/test_every_layer.py": ("SoftShrink", "AbsoluteNorm", "PairNorm", "Bilinear", "Hinges"),
+    "tests/model/test_layer_table.py": ("SoftShrink", "AbsoluteNorm", "PairNorm", "Bilinear", "Hinges"),
+    "tests/model/test_differences.py": ("SoftShrink", "AbsoluteNorm", "PairNorm", "Bilinear", "Hinges"),
 }
 """Tests whose cases are drawn from tables, and the new things among these."""
 

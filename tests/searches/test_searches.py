@@ -450,7 +450,7 @@ def halved(estimator, prefix=""):
         begun = [one.training.resumed for one in awaited]
         found.append(
             [
-                (len(at.history["loss"]) if at else 0, one.plan.epochs)
+                (len(at.history["loss"]) if at else 0, one.training.epochs)
                 for at, one in zip(begun, awaited, strict=True)
             ]
         )

@@ -17,7 +17,7 @@ import fastmlp
 from fastmlp import Adam, Dense, Head, LevenbergMarquardt, MLPRegressor, Network, Residual
 from fastmlp.backend import registry
 from fastmlp.second_order.objective import WholeObjective
-from fastmlp.training.prepared import cleaned, scaled
+from fastmlp.training.preparation import cleaned, scaled
 from fastmlp.training.ranks import ALONE
 
 CASES = [

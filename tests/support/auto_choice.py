@@ -4,7 +4,7 @@ import numpy as np
 
 from fastmlp import Adam, Network
 from fastmlp.kernels.variant import Work
-from fastmlp.training import options as fit_options
+from fastmlp.training import preparation
 
 NETWORK, OPTIMIZER = Network([8, 16, 3], "tanh"), Adam()
 
@@ -15,6 +15,5 @@ def work(steps, network=NETWORK, optimizer=OPTIMIZER, rows=32):
 
 
 def have_chosen(patch, backend):
-    """Have `fit` take a backend, whatever it has kept of earlier trainings; patch : pytest's monkeypatch"""
-    patch.setattr(fit_options, "choose", lambda *_, **options: backend)
-    patch.setattr(fit_options, "cached", {})
+    """Have `fit` take a backend; patch : pytest's monkeypatch"""
+    patch.setattr(preparation, "choose", lambda *_, **options: backend)

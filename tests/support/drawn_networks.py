@@ -3,14 +3,13 @@
 import numpy as np
 
 import fastmlp
-from fastmlp import Activation, Concatenate, Dense, Network, PReLU, Residual, RMSNorm, Scale, SwiGLU, Swish
+from fastmlp import Concatenate, Dense, Layer, Network, PReLU, Residual, RMSNorm, Scale, SwiGLU, Swish
 from support.custom_layers import own_norm, own_prelu, shares, unit
 from support.exchanged_models import own_gated, own_sine
 
 SMOOTH = ("identity", "tanh", "silu", "gelu", "softplus", "sigmoid", "mish")
-one_slope = Activation("one_slope", lambda z, a: np.where(z > 0, z, a * z), parameters={"a": ("layer", 0.25)})
-ACTIVATIONS, LAYERS = (own_prelu, own_sine, one_slope), (own_norm, own_gated, shares, unit)
-OWN = (*ACTIVATIONS, *LAYERS)
+one_slope = Layer("one_slope", lambda z, a: np.where(z > 0, z, a * z), parameters={"a": ("layer", 0.25)})
+OWN = own_prelu, own_sine, one_slope, own_norm, own_gated, shares, unit
 PLAIN = (fastmlp.LayerNorm, RMSNorm, fastmlp.BatchNorm, PReLU, Swish, Scale)
 MOST_UNITS = 6
 
@@ -36,7 +35,7 @@ def drawn_layers(rng, inputs, own=OWN, plain=PLAIN, dropout=True, members=False)
         match int(rng.integers(11)):
             case 0 | 1 | 2:
                 width = int(rng.integers(1, MOST_UNITS))
-                activation = pick(rng, [*SMOOTH, *(one for one in own if one in ACTIVATIONS)])
+                activation = pick(rng, SMOOTH)
                 layers.append(Dense(width, activation, bias=bool(rng.random() < 0.8), name=named("d", 0.7)))
             case 3 | 4 if names and width < 3 * MOST_UNITS:
                 source = pick(rng, [*names])

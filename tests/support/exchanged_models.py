@@ -9,13 +9,14 @@ from scipy.special import erf, expit
 import fastmlp
 from fastmlp import Activate, BatchNorm, Concatenate, Dense, Dropout, LayerNorm, PReLU, Residual, RMSNorm
 from fastmlp.backend import reference, reference_losses
+from fastmlp.backend.reference_operations import sections_of
 from fastmlp.exchange.formulas import formula
 from fastmlp.exchange.steps import graph_of
 from fastmlp.formulas.derivatives import gradient
 from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression, variable
 from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model.activations import HIDDEN, OUTPUTS
-from fastmlp.model.layout import operation_views, parameter_count
+from fastmlp.model.layout import parameter_count
 from support.custom_components import hard, mish, sine
 from support.layer_networks import formulas
 from support.problems import COMPILED_DTYPES
@@ -35,7 +36,7 @@ def everything(z):
 
 own_everything = fastmlp.Activation("everything", everything)
 
-own_sine = fastmlp.Activation(
+own_sine = fastmlp.Layer(
     "own_sine", lambda z, w, b: np.sin(w * z + b), parameters={"w": ("units", 0.7), "b": ("layer", 0.1)}
 )
 own_gated = fastmlp.Layer(
@@ -61,7 +62,7 @@ LAYERED = {
     "Add": [Dense(5, "elu", name="low"), Dense(5, "tanh"), Dropout(0.1), fastmlp.Add("low"), Dense(2)],
     "Concatenate": [Dense(4, "tanh", name="low"), Dense(7), Concatenate("low"), fastmlp.Scale(), Dense(2)],
     "Residual": [Dense(6), Residual(LayerNorm(), Dense(7, "softplus"), Dense(6)), "tanh", Dense(2)],
-    "own": [Dense(6, own_sine), Dropout(0.1), own_gated, Dense(5, "tanh"), Activate(own_gated), Dense(2)],
+    "own": [Dense(6), own_sine, Dropout(0.1), own_gated, Dense(5, "tanh"), Activate(own_gated), Dense(2)],
     "first": [Residual(Dropout(0.1), Dense(3, "tanh")), Concatenate("sum"), RMSNorm(), Dense(2)],
     "deep": [
         *(LayerNorm(), Dense(6, "silu", bias=False), Dropout(0.1), Activate("relu", name="low")),
@@ -77,7 +78,7 @@ LAYERED = {
             Dense(6, "tanh"), fastmlp.Members(3), Dense(5, "silu", name="low"), LayerNorm(),
             Residual(Dense(5, "elu")),
         ),
-        *(BatchNorm(), PReLU(), Concatenate("low"), RMSNorm(), Activate(own_gated), Dense(4, own_sine)),
+        *(BatchNorm(), PReLU(), Concatenate("low"), RMSNorm(), Activate(own_gated), Dense(4), own_sine),
         Dense(2),
     ],
 }  # fmt: skip
@@ -115,7 +116,7 @@ def filled(made, dtype):
     """A model of the reference's whose weights keep the size of what goes through them."""
     rng = np.random.default_rng(1)
     parameters = np.zeros(parameter_count(made), dtype)
-    both = list(zip(made.operations, operation_views(parameters, made), strict=True))
+    both = [(one, sections_of(parameters, one)) for one in made.operations]
     for one, (first, _, _) in both:
         first[...] = rng.normal(size=first.shape, scale=one.n_in**-0.5 if one.is_dense else 1)
     for one, (_, second, state) in both:

@@ -25,8 +25,8 @@ from fastmlp import (
     SwiGLU,
     Swish,
 )
+from fastmlp.model.component import LAYERS
 from fastmlp.model.inputs import BLOCKS, InputBlock
-from fastmlp.model.part import LAYERS
 
 INPUTS, OUTPUTS, ROWS = 7, 3, 50
 BLOCK = Residual(LayerNorm(), Dense(9, "silu"), Dense(11))
@@ -90,7 +90,7 @@ def sample(kind):
 
 def formulas():
     """The layers of the table that are a formula of a row, by the names of their classes."""
-    return {name: sample(kind) for name, kind in LAYERS.items() if kind.formula and name != "Residual"}
+    return {name: sample(kind) for name, kind in LAYERS.items() if kind.kind.formula}
 
 
 def blocks():

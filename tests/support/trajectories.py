@@ -62,7 +62,7 @@ TRAININGS = {
         RMSprop(CosineRestarts(0.003, 4, growth=2)), 32,
     ),
     "rmsprop with momentum, weights": Training(
-        "diabetes", 150, (10, 7, 5, 1), {"hidden": ["silu", "softplus"], "loss": "huber", "huber_delta": 0.9},
+        "diabetes", 150, (10, 7, 5, 1), {"hidden": ["silu", "softplus"], "loss": fastmlp.Huber(0.9)},
         RMSprop(0.001, 0.9, momentum=0.5), 20, weighted=True,
     ),
     "adam, clipping, elu": Training(
@@ -101,7 +101,7 @@ TRAININGS = {
         SGD(0.05, 0.9), 31,
     ),
     "pinball, batch larger than the data": Training(
-        "diabetes", 60, (10, 8, 1), {"hidden": "elu", "loss": "pinball", "quantile": 0.8},
+        "diabetes", 60, (10, 8, 1), {"hidden": "elu", "loss": fastmlp.Quantiles(0.8)},
         SGD(0.05, 0.9, clip_norm=0.5), 1000,
     ),
     "sparse adam": Training(

@@ -237,7 +237,7 @@ sys.exit(os.waitpid(pid, 0)[1])
 
 @pytest.mark.slow  # a process each
 @needs.forks
-@pytest.mark.parametrize("module", ["fastmlp.training.prepared", "fastmlp.backend.reference", "llvmlite"])
+@pytest.mark.parametrize("module", ["fastmlp.training.preparation", "fastmlp.backend.reference", "llvmlite"])
 def test_a_fork_waits_for_what_another_thread_imports(module):
     python("-W", "ignore::DeprecationWarning", "-c", IMPORTING, module)
 

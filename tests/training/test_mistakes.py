@@ -173,8 +173,8 @@ MISTAKES = {
     "nan dropout": (make(Network, [3, 4, 1], dropout=nan), "got nan", "[0, 1)"),
     "negative l2": (make(Network, [3, 1], l2=-1), "got -1", "at least 0"),
     "l1 by name": (make(Network, [3, 1], l1="0.1"), "'0.1'", "number"),
-    "delta of 0": (make(Network, [3, 1], huber_delta=0), "got 0", "above 0"),
-    "quantile of 1": (make(Network, [3, 1], quantile=1), "got 1", "(0, 1)"),
+    "delta of 0": (make(fastmlp.Huber, 0), "got 0", "above 0"),
+    "quantile of 1": (make(fastmlp.Quantiles, 1), "got 1", "(0, 1)"),
     "unknown weight_init": (make(Network, [3, 1], weight_init="xavier"), "'xavier'", "glorot_uniform"),
     "our own hint for a weight_init": (
         make(Network, [3, 1], weight_init="Normal(scale)"),

@@ -1,4 +1,4 @@
-"""A training like one before finds its options checked and its backend chosen; what differs is seen."""
+"""A training like one before: what differs is seen, and nothing stays behind."""
 
 import gc
 import inspect
@@ -8,14 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from support.callbacks import calling
-from support.selection import matrix, quick
 from test_overhead import calls_of
 
 import fastmlp
 from fastmlp.backend import registry
 from fastmlp.kernels.variant import Work
 from fastmlp.kernels.variants import baseline
-from fastmlp.training import options as fit_options
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.random((24, 3)), RNG.random((24, 2))
@@ -45,7 +43,7 @@ WRONG = {
 }  # fmt: skip
 
 
-pytestmark = pytest.mark.usefixtures("fresh_setups")
+pytestmark = pytest.mark.usefixtures("built_in_backends")
 
 
 def fit(network=NETWORK, x=X, y=Y, **options):
@@ -71,24 +69,9 @@ def test_an_option_that_changes_between_two_calls_is_seen(name):
             for _ in range(3):
                 assert outcome(**more) == usual
             again = [outcome(**changed) for _ in range(2)]
-            fit_options.cached.clear()
             assert again == [outcome(**changed)] * 2
             assert again[0] != usual, "the change has no effect"
     assert outcome(**more) == usual
-
-
-@quick(1)
-@pytest.mark.parametrize("goes_on", [False, True])
-def test_nothing_is_checked_or_chosen_again(goes_on):
-    model = fit()
-    first = calls_of_second(lambda: model.fit_more(X, Y, epochs=1, progress=False) if goes_on else fit())
-    assert first["train_chunk"] > 0
-    assert not {"options_of", "choose", "check_optimizer" if not goes_on else "check_layers"} & first.keys()
-
-
-def calls_of_second(function):
-    function()
-    return calls_of(function)
 
 
 def test_a_training_goes_on_by_the_backend_that_it_had():
@@ -96,12 +79,6 @@ def test_a_training_goes_on_by_the_backend_that_it_had():
     assert model.fit_more(X, Y, epochs=1, progress=False).backend in registry.built_in()
     model.training = model.training._replace(backend="reference")
     assert model.fit_more(X, Y, epochs=1, progress=False).backend == "reference"
-
-
-def test_a_seed_of_its_own_is_no_other_setup():
-    fit(seed=0)
-    assert not {"options_of", "choose"} & calls_of(lambda: fit(seed=10**6)).keys()
-    assert len(fit_options.cached) == 1
 
 
 @pytest.mark.parametrize("changed", ["X", "y"])
@@ -154,13 +131,12 @@ def test_what_was_given_as_a_list_may_have_changed():
 
 def test_a_terminal_that_is_there_later_shows_a_bar(monkeypatch):
     fit(progress=None)
-    monkeypatch.setattr("fastmlp.training.options.is_watched", lambda: True)
+    monkeypatch.setattr("fastmlp.fitting.is_watched", lambda: True)
     assert calls_of(lambda: fit(progress=None))["on_chunk_end"] > 0
 
 
 def test_threads_fit_at_once():
     expected = [fit(seed=seed).parameters for seed in range(4)]
-    fit_options.cached.clear()
     with ThreadPoolExecutor(4) as threads:
         found = threads.map(lambda seed: [fit(seed=seed).parameters for _ in range(20)], range(4))
     for models, alone in zip(found, expected, strict=True):
@@ -179,19 +155,6 @@ def test_a_backend_that_is_registered_anew_is_taken():
         fit(epochs=0, backend="mine")
 
 
-@matrix
-def test_auto_chooses_anew_among_what_is_registered_meanwhile():
-    def chosen():
-        return calls_of(lambda: fit(backend="auto"))["choose"]
-
-    fit(backend="specialized")  # nothing better can come, and "auto" keeps to it
-    assert chosen() == 0
-    registry.registered["mine"] = baseline.VARIANT._replace(name="mine")
-    assert chosen() > 0
-    del registry.registered["mine"]
-    assert chosen() == 0
-
-
 @pytest.mark.slow  # compiles a program that no process has
 def test_auto_takes_a_program_that_is_compiled_meanwhile():
     network = fastmlp.Network([3, 7, 2], l2=float(RNG.random()))  # no process has compiled it
@@ -204,17 +167,8 @@ def test_auto_takes_a_program_that_is_compiled_meanwhile():
     assert taken("auto") == "specialized", before
 
 
-def test_the_cores_that_are_left_count(cores_left):
+def test_the_choice_goes_by_the_cores_that_are_left(monkeypatch, cores_left):
     fit(backend="specialized")  # "auto" keeps to it
-    fit_options.cached.clear()
-    for count in (3, 1):
-        cores_left(count)
-        fit(threads=None, backend="auto")
-    ((_, choices, _),) = fit_options.cached.values()
-    assert len(choices) == 2
-
-
-def test_the_choice_goes_by_the_cores_that_its_setup_is_kept_by(monkeypatch, cores_left):
     found, of = [], Work.of
     cores_left(3)
 
@@ -238,13 +192,3 @@ def test_nothing_keeps_rows_or_models_alive():
     del x, y, model
     gc.collect()
     assert not any(one() is not None for one in watched)
-
-
-def test_as_many_are_kept_as_are_bounded():
-    for n_hidden in range(fit_options.MOST_CACHED + 3):
-        fit(fastmlp.Network([3, 1 + n_hidden, 2]), epochs=0)
-    for rows in range(1, 24):
-        for threads in (1, 2):
-            fit(x=X[:rows], y=Y[:rows], epochs=0, threads=threads)
-    assert len(fit_options.cached) <= fit_options.MOST_CACHED
-    assert all(len(choices) <= fit_options.MOST_CACHED for _, choices, _ in fit_options.cached.values())

@@ -12,7 +12,7 @@ from fastmlp.kernels.codegen.symbols import FLOATS, INT, Symbol, jittable
 from fastmlp.kernels.codegen.vectors import NOTHING, Vectors, counted, of_arrays
 from fastmlp.kernels.codegen.views import lesser
 from fastmlp.kernels.gemm import macrokernel
-from fastmlp.kernels.gemm.dispatch import compiled, weight_gradient
+from fastmlp.kernels.gemm.dispatch import compiled, weight_gradient_in_place
 from fastmlp.kernels.gemm.microkernel import MACHINE, STORE, UPDATE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.gemm.operands import product
 from fastmlp.kernels.gemm.packing import call, pack
@@ -113,7 +113,7 @@ def pack_panels(delta, first, rows, scratch, at, lanes):
 
 @compiled
 def blocked_weight_gradient(x, order, delta, out, part, update, sums, scratch):
-    """`dispatch.weight_gradient` by blocks of BLOCK_ROWS rows; unfinished sums wait in `out`, or in `sums` where `apply`."""
+    """`dispatch.weight_gradient_in_place` by blocks of BLOCK_ROWS rows; unfinished sums wait in `out`, or in `sums` where `apply`."""
     (first, start, stop), (apply, rate, l2) = part, update
     rows, n_out = delta.shape
     lanes = VECTOR_BYTES // out.itemsize
@@ -149,9 +149,9 @@ def blocked_weight_gradient(x, order, delta, out, part, update, sums, scratch):
 
 @compiled
 def weight_gradient_rows(x, order, delta, out, part, update, sums, scratch):
-    """`dispatch.weight_gradient`, by blocks where that is faster."""
+    """`dispatch.weight_gradient_in_place`, by blocks where that is faster."""
     rows, n_out = delta.shape
     if pays(rows, x.shape[1], n_out, out.itemsize, large_bytes(), many_bytes()):
         blocked_weight_gradient(x, order, delta, out, part, update, sums, scratch)
     else:
-        weight_gradient(x, order, delta, out, part, update, sums, scratch)
+        weight_gradient_in_place(x, order, delta, out, part, update, sums, scratch)

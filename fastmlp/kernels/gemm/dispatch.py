@@ -84,7 +84,7 @@ def rows_together(depth, x_row, delta_row):
 
 
 @compiled
-def affine(x, order, w, b, out, start, stop, relu, panel):
+def affine_rows(x, order, w, b, out, start, stop, relu, panel):
     """out[start:stop] = x[order][start:stop] @ w + b; where `relu`, max(., 0) of the sums.
 
     x (samples, n_in), w (n_in, n_out), b (n_out,) or None, out (rows, n_out), all C-contiguous
@@ -107,7 +107,7 @@ def affine(x, order, w, b, out, start, stop, relu, panel):
 
 
 @compiled
-def input_gradient(delta, w, hidden, out, start, stop, relu, panel):
+def input_gradient_rows(delta, w, hidden, out, start, stop, relu, panel):
     """out[start:stop] = (delta @ w.T)[start:stop], times the derivative of the relu that made `hidden`.
 
     delta (rows, n_out), w (n_in, n_out), out (rows, n_in), and like out `hidden`, which is read only where `relu`
@@ -116,10 +116,10 @@ def input_gradient(delta, w, hidden, out, start, stop, relu, panel):
 
 
 @compiled
-def weight_gradient(x, order, delta, out, part, update, sums, panel):
+def weight_gradient_in_place(x, order, delta, out, part, update, sums, panel):
     """out = (x[order].T @ delta)[start:stop]; where `apply`, out -= rate * (that + l2 * out), with no gradient stored.
 
-    x (samples, n_in), delta (rows, n_out); order as of `affine`
+    x (samples, n_in), delta (rows, n_out); order as of `affine_rows`
     out : (.., n_out); unfinished sums lie here
     part : (first, start, stop), where row i - first of out is row i of the gradient; update : (apply, rate, l2)
     sums : like out, for unfinished sums where `apply`

@@ -356,8 +356,8 @@ def emit_product(build, arguments, kinds, code):
 PRODUCT = emitted(f"sparse_product_{MACHINE.vector_bytes}", emit_product)
 
 
-def multiply(builder, dtype, **fields):
-    """Write a call of the product. given : fields of `Sums`; addresses that are not given are null, numbers 0."""
+def multiply_sparse(builder, dtype, **fields):
+    """Write a call of the product. fields : of `Sums`; other addresses are null, other numbers 0."""
     zero = ir.Constant(FLOATS[dtype], 0.0)
     others = {
         **dict.fromkeys(("positions", "start", "targets"), NOTHING),
@@ -375,7 +375,7 @@ def sums_of_samples(indptr, indices, values, order, w, b, out, finish):
     rows = indptr.columns - 1
     stored = load_at(build, indptr.data, rows) - load_at(build, indptr.data, Symbol(build, INT(0)))
     terms = stored // at_least(rows, 1)
-    multiply(
+    multiply_sparse(
         build, values.dtype, starts=indptr.data, indices=indices.data, values=values.data,
         positions=build.select(ordered, order.data, NOTHING), b=w.data, b_row=w.row, start=b.data,
         start_row=b.row if b.kind.ndim == 2 else INT(0),
@@ -388,7 +388,7 @@ def sums_of_samples(indptr, indices, values, order, w, b, out, finish):
 def sums_of_columns(starts, samples, numbers, columns, delta, out, finish, rate, l2):
     """Row columns[t] of out, or row t where `columns` is empty, = sum t: numbers[p] * delta[samples[p]] over p from starts[t]."""
     listed = (columns.columns > 0).value
-    multiply(
+    multiply_sparse(
         numbers.builder, numbers.dtype, starts=starts.data, indices=samples.data, values=numbers.data,
         targets=numbers.builder.select(listed, columns.data, NOTHING), b=delta.data, b_row=delta.row,
         c=out.data, c_row=out.row, count=starts.columns - 1, columns=out.columns, finish=finish, rate=rate, l2=l2,
@@ -399,19 +399,19 @@ compiled = njit(error_model="numpy", inline="always")
 
 
 @compiled
-def affine(indptr, indices, values, order, w, b, out, relu):
-    """`dispatch.affine` for all rows of out, with sparse rows of x."""
+def affine_sparse_rows(indptr, indices, values, order, w, b, out, relu):
+    """`dispatch.affine_rows` for all rows of out, with sparse rows of x."""
     sums_of_samples(indptr, indices, values, order, w, b, out, chosen(relu, RELU, STORE))
 
 
 @compiled
-def add(indptr, indices, values, order, w, out):
+def add_sparse_rows(indptr, indices, values, order, w, out):
     """out += x @ w, with sparse rows of x: each chain goes on from what out has."""
     sums_of_samples(indptr, indices, values, order, w, out, out, STORE)
 
 
 @compiled
-def weight_gradient(starts, samples, numbers, columns, delta, out, update):
-    """`dispatch.weight_gradient` of listed columns: see `sums_of_columns`."""
+def weight_gradient_sparse_rows(starts, samples, numbers, columns, delta, out, update):
+    """`dispatch.weight_gradient_in_place` of listed columns: see `sums_of_columns`."""
     apply, rate, l2 = update
     sums_of_columns(starts, samples, numbers, columns, delta, out, chosen(apply, UPDATE, STORE), rate, l2)

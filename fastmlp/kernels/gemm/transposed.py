@@ -41,7 +41,7 @@ def pays_backward(n_out: int, rows: int, lanes: int) -> bool:
 
 @apart
 def narrow_affine(x, w, b, out, start, stop, relu, panel):
-    """`dispatch.affine` without an order; blocks of samples are transposed into `panel` in order."""
+    """`dispatch.affine_rows` without an order; blocks of samples are transposed into `panel` in order."""
     n_in, n_out = w.shape
     zero = out.dtype.type(0)
     width = VECTORS * (VECTOR_BYTES // out.itemsize)
@@ -67,7 +67,7 @@ def narrow_affine(x, w, b, out, start, stop, relu, panel):
 
 @compiled
 def narrow_sums(inputs, delta, samples, waiting, out, part, update, panel):
-    """`dispatch.weight_gradient` of some rows of delta; fewer than four outputs use tiles of one row.
+    """`dispatch.weight_gradient_in_place` of some rows of delta; fewer than four outputs use tiles of one row.
 
     inputs : (x, at, row), the offset of column `start` in the first row, and the distance of rows
     samples : (k, terms), the first row of delta, and the number of rows
@@ -107,13 +107,13 @@ def narrow_sums(inputs, delta, samples, waiting, out, part, update, panel):
 
 @apart
 def narrow_weight_gradient(x, delta, out, part, update, panel):
-    """`dispatch.weight_gradient` without an order."""
+    """`dispatch.weight_gradient_in_place` without an order."""
     narrow_sums((x, part[1], x.shape[1]), delta, (0, len(delta)), out, out, part, update, panel)
 
 
 @apart
 def narrow_ordered_weight_gradient(x, order, delta, out, part, update, sums, panel):
-    """`dispatch.weight_gradient` with an order: rows of x are copied behind the panel, COPIED_BYTES at a time."""
+    """`dispatch.weight_gradient_in_place` with an order: rows of x are copied behind the panel, COPIED_BYTES at a time."""
     (_, start, stop), (apply, rate, l2) = part, update
     columns, depth, n_in = stop - start, len(delta), x.shape[1]
     before = 2 * delta.shape[1] * ROW_VECTORS * (VECTOR_BYTES // out.itemsize)

@@ -353,25 +353,25 @@ def slots_of(by):
         )  # fmt: skip
 
     def affine_rows(x, order, w, b, out, start, stop, relu, scratch):
-        """`dispatch.affine` with rounded operands."""
+        """`dispatch.affine_rows` with rounded operands."""
         if takes(w.shape[0], w.shape[1]):
             affine(x, order, w, b, out, start, stop - start, relu, scratch)
         else:
-            dispatch.affine(x, order, w, b, out, start, stop, relu, scratch)
+            dispatch.affine_rows(x, order, w, b, out, start, stop, relu, scratch)
 
     def input_gradient_rows(delta, w, hidden, out, start, stop, relu, scratch):
-        """`dispatch.input_gradient` with rounded operands."""
+        """`dispatch.input_gradient_rows` with rounded operands."""
         if takes(w.shape[0], w.shape[1]):
             input_gradient(delta, w, hidden, out, start, stop - start, relu, scratch)
         else:
-            dispatch.input_gradient(delta, w, hidden, out, start, stop, relu, scratch)
+            dispatch.input_gradient_rows(delta, w, hidden, out, start, stop, relu, scratch)
 
     def weight_gradient_rows(x, order, delta, out, part, update, sums, scratch):
-        """`dispatch.weight_gradient` with rounded operands."""
+        """`dispatch.weight_gradient_in_place` with rounded operands."""
         if takes(x.shape[1], delta.shape[1]):
             weight_gradient(x, order, delta, out, part, update, scratch)
         else:
-            dispatch.weight_gradient(x, order, delta, out, part, update, sums, scratch)
+            dispatch.weight_gradient_in_place(x, order, delta, out, part, update, sums, scratch)
 
     return {
         function.__name__: function for function in (affine_rows, input_gradient_rows, weight_gradient_rows)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.model.custom import MOST_NUMBERS
+from fastmlp.model.component import MOST_NUMBERS
 from fastmlp.model.layout import first_byte
 from fastmlp.model.operations import Table
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS

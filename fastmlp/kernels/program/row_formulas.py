@@ -16,8 +16,7 @@ from fastmlp.kernels.codegen.symbols import INT32, Symbol
 from fastmlp.kernels.codegen.vectors import Vectors, counted, of_code
 from fastmlp.kernels.codegen.views import vector
 from fastmlp.kernels.codes import COPIES
-from fastmlp.model.custom import BIAS, number_variable
-from fastmlp.model.operations import Kind
+from fastmlp.model.component import BIAS, Kind, number_variable
 
 # The same on every machine, so that sums over a row have the same bits everywhere. A sum of number after
 # number waits for each addition, 4 cycles a unit.
@@ -109,9 +108,9 @@ class _Writer:
 
     def __init__(self, kind, row, arrays):
         """arrays : by variable the array read by expressions"""
-        self.row, self.function, self.arrays, self.sections = row, kind.row, arrays, {}
+        self.row, self.function, self.arrays, self.sections = row, kind, arrays, {}
         at = {"gain": 0, "shift": 0}
-        for parameter in kind.row.parameters:
+        for parameter in kind.parameters:
             section = "shift" if parameter.shape == BIAS else "gain"
             self.sections[parameter.variable] = section, at[section], parameter.by_unit
             at[section] = at[section] + (row.units if parameter.by_unit else 1)
@@ -149,15 +148,15 @@ def forward(kind, row, others=0, activation=None):
     others : of kinds without a formula, the numbers of out after those of x
     activation : of the kind "activation"
     """
-    if kind.row is None:
+    if kind.value is None:
         row.write(activation.formula if activation else _same, ("x",))
-        if kind.name == "concatenate":
+        if kind.key == "concatenate":
             row.second(others, "out", row.units).write(_same, ("other",))
-        elif kind.name == "members":
+        elif kind.key == "members":
             with counted(row.builder, others, row.units) as before:
                 row.second(row.units, "out", before + row.units).write(_same, ("x",))
         return
-    code = kind.row.code
+    code = kind.code
     ends = [(code.value, lambda unit, mask, number: row.store("out", unit, mask, number))]
     known = _Writer(kind, row, SOURCES).write(ends, code.saved)
     for index, node in enumerate(code.saved):
@@ -170,7 +169,7 @@ def _same(number):
 
 def _saved(kind, row):
     """Return the saved numbers of `forward`, by node id."""
-    return {id(node): row.number("saved", index) for index, node in enumerate(kind.row.code.saved)}
+    return {id(node): row.number("saved", index) for index, node in enumerate(kind.code.saved)}
 
 
 def backward(kind, row, adds, others=0, activation=None):
@@ -179,34 +178,34 @@ def backward(kind, row, adds, others=0, activation=None):
     adds : for each source whether to add to the values there, a `Symbol` or a bool
     others, activation : as of `forward`
     """
-    if kind.row is None:
+    if kind.value is None:
         if activation:
             term, names = lambda d, x, a: backward_of(activation, d, x, a), ("delta", "x", "a")
         else:
             term, names = _same, ("delta",)
         row.write(term, names, adds=adds[0])
-        if kind.name == "concatenate":
+        if kind.key == "concatenate":
             row.second(others, "delta", row.units).write(_same, ("delta",), "out2", adds[1])
-        elif kind.name == "members":
+        elif kind.key == "members":
             # All members read the same source, so that its delta is the sum of theirs, in order.
             with counted(row.builder, others, row.units) as before:
                 row.second(row.units, "delta", before + row.units).write(_same, ("delta",), adds=True)
         return
 
     def end(name, array, adds):
-        return kind.row.code.derivatives[name], lambda *at: row.store(array, *at, adds)
+        return kind.code.derivatives[name], lambda *at: row.store(array, *at, adds)
 
-    ends = [end(name, OUT[name], adding) for name, adding in zip(kind.row.sources, adds, strict=False)]
+    ends = [end(name, OUT[name], adding) for name, adding in zip(kind.sources, adds, strict=False)]
     _Writer(kind, row, {**SOURCES, "delta": "delta"}).write(ends, known=_saved(kind, row))
 
 
 def gradient(kind, row):
     """Add to out, as the gain, a row's derivatives by the parameters other than biases."""
     writer, by_unit, by_layer = _Writer(kind, row, {**SOURCES, "delta": "delta"}), [], []
-    for trained in kind.row.weights:
+    for trained in kind.weights:
         (_, at, _), derivative = (
             writer.sections[trained.variable],
-            kind.row.code.derivatives[trained.variable],
+            kind.code.derivatives[trained.variable],
         )
 
         def write(unit, mask, number, at=at):
@@ -223,18 +222,18 @@ def gradient(kind, row):
 
 def unit_value(kind, x, parameters, numbers):
     """Return a unitwise formula of x; parameters : of the unit; numbers : hyperparameters."""
-    return x.number(kind.row.code.value.on_numbers(_unit(kind, x, parameters, numbers)))
+    return x.number(kind.code.value.on_numbers(_unit(kind, x, parameters, numbers)))
 
 
 def unit_gradient(kind, delta, x, parameters, numbers):
     """Return the derivatives by x, and by the parameters other than biases, given delta."""
     values = {**_unit(kind, x, parameters, numbers), "delta": delta}
-    return [x.number(derivative.on_numbers(values)) for derivative in kind.row.code.derivatives.values()]
+    return [x.number(derivative.on_numbers(values)) for derivative in kind.code.derivatives.values()]
 
 
 def _unit(kind, x, parameters, numbers):
-    variables = [parameter.variable for parameter in kind.row.parameters]
-    values = dict(zip(map(number_variable, kind.row.numbers), numbers, strict=True))
+    variables = [parameter.variable for parameter in kind.parameters]
+    values = dict(zip(map(number_variable, kind.numbers), numbers, strict=True))
     return {"z": x, **values, **dict(zip(variables, parameters, strict=True)), ONES: x.number(1.0)}
 
 
@@ -256,15 +255,15 @@ def each_row(write, kind, numbers, subrows, second, rows, vectors):
 
     rows : by name the arrays (rows * subrows, ..) of a `Row`; vectors : by name gain and shift of all subrows
     """
-    if not isinstance(kind, Kind) or (kind.row is None and kind.name not in COPIES):
+    if not isinstance(kind, Kind) or (kind.value is None and kind.key not in COPIES):
         return
     x, y, hyperparameters = rows["x"], rows.get("delta", rows.get("out")), ()
     builder, v, units = x.builder, Vectors(x.builder, x.dtype, LANES * x.itemsize), x.columns
-    if kind.row is None:
+    if kind.value is None:
         write = partial(write, others=y.columns - units)
     else:
         units = y.columns
-        hyperparameters = [number_at(numbers, i, v.itemsize) for i in range(len(kind.row.numbers))]
+        hyperparameters = [number_at(numbers, i, v.itemsize) for i in range(len(kind.numbers))]
     count = Symbol(builder, builder.sitofp(units.value, v.scalar))
     columns, steps = (
         {"other": second, "out2": second},
@@ -298,7 +297,7 @@ def formula_backward(
 @of_code("operation", results=0)
 def formula_gradient(kind, numbers, subrows, second, gain, x, other, saved, delta, out):
     """Write `gain_gradient` for a formula of a row, whose out holds 0."""
-    if isinstance(kind, Kind) and kind.row is not None:  # copies have no gain
+    if isinstance(kind, Kind) and kind.value is not None:  # copies have no gain
         rows = {"x": x, "other": other, "saved": saved, "delta": delta}
         each_row(gradient, kind, numbers, subrows, second, rows, {"gain": gain, "out": out})
 

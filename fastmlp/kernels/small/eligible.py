@@ -60,7 +60,7 @@ def has_stage(op, network):
     A product has trained biases, and no penalty besides the network's l2.
     """
     plain = not op.is_dense or (op.trains_bias and op.l1 == 0 and op.l2 == network.l2)
-    return plain and op.networks == 1 and (op.kind.name in STAGES or op.kind.row is not None)
+    return plain and op.networks == 1 and (op.kind.key in STAGES or op.kind.value is not None)
 
 
 def has_one_step(optimizer):
@@ -145,7 +145,7 @@ def specialize(network, optimizer, rows, dtype):
     means = (objective.divisor, objective.value_divisor) == (network.n_out // loss.outputs_per_target, 1)
     plain = rule.key == "sgd" and not (constants.l2 or constants.clips) and not loss.of_logs and means
     plain = plain and network.is_chain and not network.drops
-    if plain and fits_registers(network.sizes, rows, dtype.itemsize):
+    if plain and fits_registers(network.widths, rows, dtype.itemsize):
         held = constants._replace(lanes=lanes_for(rows), rows=0, blocks=False)
         return SpecializedProgram(
             f"{PROGRAMS}:train_registers", f"{PROGRAMS}:register_names", held, network.widths, 0

@@ -19,7 +19,7 @@ from fastmlp.kernels.codegen.machine import MOST_HEIGHT, host
 from fastmlp.kernels.codes import ACTIVATION_CODES, OPERATION_CODES, RULE_CODES
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.model.activations import Activation
-from fastmlp.model.operations import INPUTS, Kind
+from fastmlp.model.component import INPUTS, Kind
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 
 
@@ -67,7 +67,7 @@ class Step(NamedTuple):
     @property
     def numbers(self) -> int:
         """The number of hyperparameters."""
-        return len(self.entry.row.numbers) if self.entry.row is not None else 0
+        return len(self.entry.numbers)
 
 
 class SmallConstants(NamedTuple):

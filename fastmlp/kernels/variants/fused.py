@@ -19,15 +19,11 @@ def streams():
     return True
 
 
+SLOTS = (
+    *(streams, dispatch.affine_rows, dispatch.input_gradient_rows, blocked.weight_gradient_rows),
+    *(sparse.affine_sparse_rows, sparse.add_sparse_rows, sparse.weight_gradient_sparse_rows),
+)
+
 VARIANT = BUILT_IN["fused"]._replace(
-    base=tiled.VARIANT,
-    slots={
-        "streams": streams,
-        "affine_rows": dispatch.affine,
-        "input_gradient_rows": dispatch.input_gradient,
-        "weight_gradient_rows": blocked.weight_gradient_rows,
-        "affine_sparse_rows": sparse.affine,
-        "add_sparse_rows": sparse.add,
-        "weight_gradient_sparse_rows": sparse.weight_gradient,
-    },
+    base=tiled.VARIANT, slots={getattr(slot, "py_func", slot).__name__: slot for slot in SLOTS}
 )

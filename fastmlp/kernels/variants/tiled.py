@@ -28,29 +28,31 @@ from fastmlp.kernels.variants import baseline
 
 def affine(x, w, b, scratch, out):
     """out (rows, n_out) = x (rows, n_in) @ w (n_in, n_out) + b (n_out,)."""
-    dispatch.affine(x, no_order(), w, b, out, 0, x.shape[0], False, scratch)
+    dispatch.affine_rows(x, no_order(), w, b, out, 0, x.shape[0], False, scratch)
 
 
 def weight_gradient(x, delta, scratch, out):
     """out (n_in, n_out) = x.T @ delta, for x (rows, n_in) and delta (rows, n_out)."""
     one = out.dtype.type(1)
-    dispatch.weight_gradient(x, no_order(), delta, out, (0, 0, x.shape[1]), (False, one, one), out, scratch)
+    dispatch.weight_gradient_in_place(
+        x, no_order(), delta, out, (0, 0, x.shape[1]), (False, one, one), out, scratch
+    )
 
 
 def affine_sparse(indptr, indices, values, order, w, b, out):
     """Contract of baseline's slot, with sums in registers."""
-    sparse.affine(indptr, indices, values, order, w, b, out, False)
+    sparse.affine_sparse_rows(indptr, indices, values, order, w, b, out, False)
 
 
 def weight_gradient_sparse(starts, samples, numbers, columns, delta, out):
     """Contract of baseline's slot, with sums in registers."""
     one = out.dtype.type(1)
-    sparse.weight_gradient(starts, samples, numbers, columns, delta, out, (False, one, one))
+    sparse.weight_gradient_sparse_rows(starts, samples, numbers, columns, delta, out, (False, one, one))
 
 
 def input_gradient(delta, w, scratch, out):
     """out (rows, n_in) = delta (rows, n_out) @ w.T."""
-    dispatch.input_gradient(delta, w, out, out, 0, delta.shape[0], False, scratch)
+    dispatch.input_gradient_rows(delta, w, out, out, 0, delta.shape[0], False, scratch)
 
 
 def bias_gradient(delta, out):

@@ -18,8 +18,8 @@ from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.row_formulas import LANES, number_at, unit_gradient, unit_value
 from fastmlp.kernels.program.step_numbers import left_whole, parts_of
 from fastmlp.kernels.program.weight_templates import clear, update_vectors
-from fastmlp.model.custom import BIAS
-from fastmlp.model.operations import FusedChain, Kind
+from fastmlp.model.component import BIAS, Kind
+from fastmlp.model.operations import FusedChain
 
 if TYPE_CHECKING:
     from fastmlp.kernels.variants.baseline import bias_gradient
@@ -98,7 +98,7 @@ class FusedChainWriter:
                 starts = (biases if parameter.shape == BIAS else weights for parameter in part.parameters)
                 addresses = [self.v.shift(parameters.data, start * itemsize) for start in starts]
                 fixed = field("numbers", types.float64)
-                numbers = [number_at(fixed, i, itemsize) for i in range(len(part.row.numbers))]
+                numbers = [number_at(fixed, i, itemsize) for i in range(len(part.numbers))]
             self.links.append((part, addresses, numbers, sums, trained - weights))
 
     def at(self, address, unit):

@@ -1,19 +1,21 @@
-"""Custom components: their base, trained parameters, and custom layers.
+"""Components with names and formulas, kinds of operations, and layers: of the package and of users.
 
-The base is for activations, layers, losses and rules: a name, and a digest of formulas. A custom layer is a
-traced function of a row, with trained parameters; `Activation` may have parameters, too.
+A layer's formula is a function of a row in NumPy's words, traced to an expression; derivatives and code
+follow. `layer` makes the kind of a built-in layer, and a user's `Layer` is a kind itself.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import keyword
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field, dataclass, fields, is_dataclass
 from itertools import accumulate
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,14 @@ from fastmlp.model.initializers import INITIALIZERS, Normal, Uniform
 if TYPE_CHECKING:
     from fastmlp.formulas.derivatives import RowFormula
 
+Array = NDArray[Any]
+Formula = Callable[..., Any]
+Class = TypeVar("Class", bound=type[Any])
+
+INPUTS = -1
+"""The source "rows of X", for the first operation, or for the copies of blocks of inputs."""
+
+MOST_UNITS = 2**31
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -47,7 +57,7 @@ class Component:
     """
 
     name: str
-    digest: str
+    digest: str = ""
     key: str
 
     def _identify(
@@ -111,8 +121,6 @@ def one_number(what: str, expressions: tuple[Expression, ...]) -> Expression:
     return expressions[0]
 
 
-Array = NDArray[Any]
-
 SHAPES = {"units": "unit", "layer": NUMBER}
 """Prefixes of a parameter's variables, by shape."""
 
@@ -159,29 +167,53 @@ class Parameter(NamedTuple):
         return initial.draw((numbers,), rng)
 
 
-class RowFunction:
-    """A function of a row, or of two rows: the formula of an operation without a product.
+class Kind(Component):
+    """A kind of operation; with a formula an operation on rows.
 
-    value : the output of a unit, from the rows `z` and `other` and the variables of parameters and
-        hyperparameters
-    parameters : in the order of the flat vector, with shape BIAS last
-    numbers : names of hyperparameters
+    Parameters
+    ----------
+    name : str
+        The name of the kind, of unnamed layers, and of the machine code.
+    formula : callable, optional
+        formula(x, ..), as of `layer`.
+    parameters : sequence of `Parameter`
+        The trained parameters, in the order of the flat vector, with shape BIAS last.
+    state : tuple of str
+        The state of each unit: numbers without optimiser steps, as a running mean and variance.
+
+    Attributes
+    ----------
     sources : the variables of rows
+    numbers : names of hyperparameters
     """
+
+    sources: tuple[str, ...] = ("z",)
+    numbers: Any = ()
+    parameters: tuple[Parameter, ...] = ()
+    state: tuple[str, ...] = ()
+    formula: Formula | None = None
 
     def __init__(
         self,
-        value: Expression,
-        parameters: tuple[Parameter, ...],
-        numbers: tuple[str, ...] = (),
-        sources: tuple[str, ...] = ("z",),
+        name: str,
+        formula: Formula | None = None,
+        parameters: Sequence[Parameter] = (),
+        state: tuple[str, ...] = (),
     ) -> None:
-        self.value, self.parameters, self.numbers, self.sources = value, parameters, numbers, sources
+        self.name = self.key = name
+        self.formula, self.parameters, self.state = formula, tuple(parameters), state
+        taken = [*inspect.signature(formula).parameters][1:] if formula is not None else []
+        if "other" in taken:
+            self.sources = ("z", "other")
+        self.numbers = tuple(one for one in taken if one not in {"other", *(one.name for one in parameters)})
 
-    @property
-    def weights(self) -> tuple[Parameter, ...]:
-        """The parameters without biases."""
-        return tuple(one for one in self.parameters if one.shape != BIAS)
+    @functools.cached_property
+    def value(self) -> Any:
+        """The output of a unit, from variables of rows, parameters and numbers; None without a formula."""
+        if self.formula is None:
+            return None
+        (value,) = traced(self.name, self.formula, self.parameters, self.numbers, self.sources[1:])
+        return value
 
     @functools.cached_property
     def code(self) -> RowFormula:
@@ -191,10 +223,33 @@ class RowFunction:
         return RowFormula(self.value, (*self.sources, *(one.variable for one in self.weights)))
 
     @property
+    def weights(self) -> tuple[Parameter, ...]:
+        """The parameters without biases."""
+        return tuple(one for one in self.parameters if one.shape != BIAS)
+
+    @functools.cached_property
+    def saved(self) -> int:
+        """The count of numbers of a row saved for backward."""
+        return 0 if self.value is None else len(self.code.saved)
+
+    @functools.cached_property
     def is_unitwise(self) -> bool:
-        """True for elementwise functions with at most a single weight and bias for each unit."""
+        """True for an elementwise operation with at most a single weight and bias for each unit."""
+        if self.value is None:
+            return self.key == "activation"
         by_unit = len(self.weights) <= 1 and all(one.by_unit for one in self.parameters)
         return by_unit and len(self.sources) == 1 and self.code.is_unitwise
+
+    def lengths(self, units: int) -> tuple[int, int]:
+        """Return the counts of weights and of biases for a row of so many units."""
+        numbers = [0, 0]
+        for one in self.parameters:
+            numbers[one.shape == BIAS] += one.length(units)
+        return numbers[0], numbers[1]
+
+    def numbers_of(self, layer: Any) -> tuple[float | None, ...]:
+        """Return the hyperparameters of a layer; None for the dtype's machine epsilon."""
+        return tuple(getattr(layer, name) for name in self.numbers)
 
 
 def number_variable(name: str) -> str:
@@ -239,7 +294,7 @@ def checked_numbers(
 
 
 def traced(
-    what: str, function: Callable[..., Any], parameters: Sequence[Parameter], numbers: Iterable[str] = (),
+    what: str, function: Formula, parameters: Sequence[Parameter] = (), numbers: Iterable[str] = (),
     rows: Sequence[str] = (), by_element: bool = False,
 ) -> tuple[Expression, ...]:  # fmt: skip
     """Return the expressions of a function of a row z, and by name of parameters, numbers and other rows.
@@ -277,7 +332,7 @@ def parts_of(parameters: Sequence[Parameter], flat: Array, units: int) -> dict[P
     return {one: flat[end - one.length(units) : end] for one, end in zip(parameters, ends, strict=True)}
 
 
-class Layer(Component):
+class Layer(Kind):
     """A custom layer: a function of a row, with trained parameters.
 
     Parameters
@@ -317,9 +372,6 @@ class Layer(Component):
         See `derivatives`.
     """
 
-    value: Expression
-    parameters: tuple[Parameter, ...]
-    numbers: dict[str, float]
     derivatives: dict[str, Expression]
 
     def __init__(
@@ -343,39 +395,119 @@ class Layer(Component):
     ) -> None:
         self.parameters = tuple(Parameter(*one) for one in parameters)
         self.numbers = dict(numbers)
-        names, data = tuple(one.name for one in self.parameters), self.parameters
-        form: Any = (names, *numbers) if numbers else names
-        self._identify(name, (), value, form=form, data=(data, self.numbers) if numbers else data)
+        names = tuple(one.name for one in self.parameters)
+        self._identify(name, (), value, form=(names, *numbers), data=(self.parameters, self.numbers))
         self.value, self.derivatives = value, derivatives(value, self.parameters)
 
-    @functools.cached_property
-    def row(self) -> RowFunction:
-        """The function in the form of an operation."""
-        return RowFunction(self.value, self.parameters, (*self.numbers,))
-
     def __reduce__(self) -> tuple[Any, ...]:
-        parts = (self.parameters, self.numbers) if self.numbers else (self.parameters,)
-        return restored, (type(self), self.name, self.value, *parts)
+        return restored, (type(self), self.name, self.value, self.parameters, self.numbers)
+
+    def numbers_of(self, layer: Any) -> tuple[float | None, ...]:
+        """Return the hyperparameters, of any layer with the function."""
+        return tuple(self.numbers.values())
+
+    def on_array(self, x: Array, flat: Array) -> Array:
+        """Return the outputs for rows x (rows, units) and parameters (n,)."""
+        return np.broadcast_to(self.value.on_arrays(x.dtype, self.variables(x, flat)), x.shape)
+
+    def backward_on_array(self, x: Array, flat: Array, delta: Array) -> tuple[Array, Array]:
+        """Return the derivatives by x (rows, units) and by the parameters (n,), given delta (rows, units)."""
+        given = {**self.variables(x, flat), "delta": delta}
+        by = {name: one.on_arrays(x.dtype, given) for name, one in self.derivatives.items()}
+        sums = np.empty_like(flat)
+        for one, part in parts_of(self.parameters, sums, x.shape[1]).items():
+            part[...] = np.broadcast_to(by[one.variable], (len(x), len(part))).sum(axis=0)
+        return np.broadcast_to(by["z"], x.shape), sums
+
+    def variables(self, x: Array, flat: Array) -> dict[str, Any]:
+        """Return the arrays for the expressions, by the names of variables."""
+        parts = parts_of(self.parameters, flat, x.shape[1])
+        given = {one.variable: part for one, part in parts.items()}
+        given |= {number_variable(name): number for name, number in self.numbers.items()}
+        return {"z": x, ONES: np.ones((1, x.shape[1]), x.dtype), **given}
 
 
-def on_array(component: Any, x: Array, flat: Array) -> Array:
-    """Return the outputs for rows x (rows, units), of a `Layer` or an activation with parameters."""
-    return np.broadcast_to(component.value.on_arrays(x.dtype, variables(component, x, flat)), x.shape)
+# --- layers of the package -------------------------------------------------------------------------------
 
 
-def backward_on_array(component: Any, x: Array, flat: Array, delta: Array) -> tuple[Array, Array]:
-    """Return the derivatives by x (rows, units) and by the parameters (n,), given delta (rows, units)."""
-    given = {**variables(component, x, flat), "delta": delta}
-    by = {name: one.on_arrays(x.dtype, given) for name, one in component.derivatives.items()}
-    sums = np.empty_like(flat)
-    for one, part in parts_of(component.parameters, sums, x.shape[1]).items():
-        part[...] = np.broadcast_to(by[one.variable], (len(x), len(part))).sum(axis=0)
-    return np.broadcast_to(by["z"], x.shape), sums
+LAYERS: dict[str, type[Part]] = {}
+"""All public layers, by class name."""
 
 
-def variables(component: Any, x: Array, flat: Array) -> dict[str, Any]:
-    """Return the arrays for a component's expressions, by the names of variables."""
-    parts = parts_of(component.parameters, flat, x.shape[1])
-    given = {one.variable: part for one, part in parts.items()}
-    given |= {number_variable(name): number for name, number in getattr(component, "numbers", {}).items()}
-    return {"z": x, ONES: np.ones((1, x.shape[1]), x.dtype), **given}
+class Part(checks.CheckedFields):
+    """A part of a network. `Add`, `Multiply` and `Concatenate` read a part by name.
+
+    The decorator `layer` sets the class attributes.
+    """
+
+    kind: ClassVar[Kind]
+    counterparts: ClassVar[Counterparts] = {}
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name is not None and not (isinstance(self.name, str) and self.name.isidentifier()):
+            raise ValueError(f"a layer's name must be a word like 'low', got {checks.shown(self.name)}")
+        if self.name in LAYERS:
+            raise ValueError(f"a layer's name must not be that of a kind of layers, got {self.name!r}")
+
+    def __repr__(self) -> str:
+        known: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()
+        pairs = [(field, getattr(self, field.name)) for field in known]
+        given = [f"{field.name}={value!r}" for field, value in pairs if value != field.default]
+        return f"{type(self).__name__}({', '.join(given)})"
+
+    def _set(self, **values: object) -> None:
+        for field, value in values.items():
+            object.__setattr__(self, field, value)
+
+    def lower(self, builder: Any, source: int) -> int:
+        """Append the layer's operations to a `Builder`, after a source; return that of the output."""
+        return builder.append_row(self.kind, (source,), self)
+
+    def unpenalised(self) -> Self:
+        """Return the layer without penalties for weights."""
+        return self
+
+
+@dataclass_transform(frozen_default=True)
+def layer(
+    kind: str,
+    formula: Formula | None = None,
+    state: tuple[str, ...] = (),
+    public: bool = True,
+    counterparts: Counterparts | None = None,
+    **parameters: tuple[str, Any],
+) -> Callable[[Class], Class]:
+    """Return a decorator for a layer's class: a frozen dataclass, in the registry.
+
+    Parameters
+    ----------
+    kind : str
+        The name of the operation, and of unnamed layers; "" for a layer at the end of another operation.
+    formula : callable, optional
+        formula(x, ..), the outputs of a row x in NumPy's words, as of `Layer`; derivatives and code are
+        derived. Other arguments, by name, are `other` (a second row), trained parameters, and
+        hyperparameters: fields of the class with numbers. A hyperparameter of None is the dtype's machine
+        epsilon.
+    state : tuple of str
+        State of each unit: moved by steps, not trained. A "variance" begins at 1, other states at 0.
+    public : bool
+        True if users may name the class.
+    counterparts : Counterparts, optional
+        The layer's names in "torch", "onnx" and "keras"; a format without a name gets the formula.
+    **parameters : tuple of (str, object)
+        The shape of each trained parameter, and a first value or the name of the field with the first value:
+        "units" (a number for each unit), "layer" (a single number), or "bias" (a number for each unit, added
+        to the output).
+    """
+
+    def decorate(made: Class) -> Class:
+        trained = [Parameter(name, *given) for name, given in parameters.items()]
+        made.kind, made.counterparts = Kind(kind, formula, trained, state), counterparts or {}
+        frozen: Any = dataclass(frozen=True, repr=False)(made)
+        if public:
+            LAYERS[frozen.__name__] = frozen
+        return frozen
+
+    return decorate
