@@ -239,9 +239,11 @@ def test_a_cache_of_one_s_own_that_is_read_only_is_read(filled):
 
 AS_ANOTHER = """
 import importlib, os, sys
+import fastmlp
 from fastmlp.kernels.jit import store
 for name in sys.argv[2].split():  # another user may not be able to read them
     importlib.import_module(name)
+dir(fastmlp)  # reads the list of public names
 store.package_digest()  # nor this
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 """
