@@ -82,7 +82,7 @@ def many(threads, sizes, rows, epochs):
     fit = training(threads, sizes, rows, epochs=epochs)
     call = partial(fastmlp.fit_many, *fit.args, **fit.keywords, n_models=256)
     for _ in range(2):  # so long that the program of many is worth its compilation at the second one
-        call(epochs=60 * epochs)
+        call(epochs=28_000 // -(-rows // 32))
     return call
 
 

@@ -7,8 +7,8 @@ import atexit
 import functools
 import importlib
 import os
+import pkgutil
 import sys
-from pathlib import Path
 from typing import Any
 
 from fastmlp.system import forks  # first: forks wait for the imports that come after it
@@ -20,7 +20,7 @@ __version__ = "1.0.0"
 @functools.cache
 def _modules() -> dict[str, str]:
     """Return the modules of public names, which are imported at the first use for a quick import."""
-    stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    stub = ast.parse(pkgutil.get_data(__name__, "__init__.pyi") or b"")  # out of a zip, too
     lines = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
     names = [(one.name, f"{line.module}") for line in lines for one in line.names if one.name != "*"]
     return {"__version__": __name__, **dict(names)}

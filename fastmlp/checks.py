@@ -186,18 +186,18 @@ def count(low: int, high: int | None = None, default: Any = MISSING) -> Any:
 def _field_checks(kind: Any) -> list[tuple[str, Callable[[str, Any], Any], object]]:
     """Return (name, check, passing) of the fields with a check; every field of type bool has a check.
 
-    passing : the default, if None or a bool, which needs no check; else no value
+    passing : the default, if the check returns the very same object; else no value
     """
-    found = [
-        (one.name, flag if one.type == "bool" else one.metadata.get("check"), one.default)
-        for one in fields(kind)
-    ]
-    simple = (None, True, False)
+    checks = {one.name: flag if one.type == "bool" else one.metadata.get("check") for one in fields(kind)}
+    found = [(one, check) for one in fields(kind) if (check := checks[one.name]) is not None]
     return [
-        (name, check, default if any(default is one for one in simple) else MISSING)
-        for name, check, default in found
-        if check is not None
+        (one.name, check, one.default if _passes(check, one.name, one.default) else MISSING)
+        for one, check in found
     ]
+
+
+def _passes(check: Callable[[str, Any], Any], name: str, default: object) -> bool:
+    return default is not MISSING and check(name, default) is default
 
 
 class CheckedFields:

@@ -75,8 +75,13 @@ class FitOptions(CheckedFields):
 
     def having(self, **changed: Any) -> Self:
         """Return the options with other values, which need no check."""
-        made = object.__new__(type(self))
-        vars(made).update(vars(self), **changed)
+        return self.holding(vars(self) | changed)
+
+    @classmethod
+    def holding(cls, values: dict[str, Any]) -> Self:
+        """Return options with these values of all fields, unchecked."""
+        made = object.__new__(cls)
+        object.__setattr__(made, "__dict__", values)  # the generated __init__ takes 4 us more
         return made
 
     @property
@@ -97,7 +102,7 @@ class FitOptions(CheckedFields):
         return self.having(
             optimizer=optimizer, dtype=dtype, callbacks=(), progress=None, average=None, initial=None,
             sample_weight=None, resume=None,
-            validation=float(validation) if isinstance(validation, Real) else None,
+            validation=None if validation is None else fraction_of(validation),
         )  # fmt: skip
 
     def of_steps(self) -> dict[str, Any]:
@@ -106,7 +111,10 @@ class FitOptions(CheckedFields):
         return {name: None if value == USUAL[name] else value for name, value in given}
 
 
-USUAL_OPTIONS = FitOptions()
+def fraction_of(validation: Any) -> float | None:
+    """Return the fraction of rows held out; None for other rows."""
+    return float(validation) if isinstance(validation, Real) else None
+
 
 USUAL: dict[str, Any] = {field.name: field.default for field in fields(FitOptions)}
 """The defaults."""
@@ -130,8 +138,8 @@ def options_of(network: Network, given: Mapping[str, Any], first: bool = True) -
     There may be no seed yet. first : True if this process reads the file to resume from, and shows a bar
     """
     checks.instance("network", network, Network, "a Network")
-    options = USUAL_OPTIONS.having(**given)
-    options.__post_init__()  # the generated __init__ takes 2 us more
+    options = FitOptions.holding({**USUAL, **given})
+    options.__post_init__()
     optimizer = keeping_signs(options.optimizer or ADAM, network)
     optimizer.check_layers(network)
     if optimizer.whole:
@@ -151,7 +159,7 @@ def options_of(network: Network, given: Mapping[str, Any], first: bool = True) -
         from fastmlp.checkpoints.checkpoint import components_of, read_training
 
         changed["resume"] = read_training(options.resume, components_of(network)) if first else None
-    options = options.having(**changed)
+    vars(options).update(changed)
     file, dtype = options.file, options.dtype
     if dtype is not None and file is not None and is_bfloat16(dtype) != is_mixed(file.backend):
         then = "bfloat16" if is_mixed(file.backend) else "not bfloat16"
@@ -315,7 +323,8 @@ def fit(
         After Ctrl-C: a KeyboardInterrupt with the model, after a `Checkpoint` has been written. Before
         SIGTERM ends the process, a checkpoint is written, too. A second Ctrl-C does not wait for the chunk.
     """
-    given = locals() | {"fit": fit}
+    given = locals()
+    given["fit"] = fit
     del given["network"], given["X"], given["y"], given["communicator"]
     if communicator is None:
         return prepare(network, X, y, options_of(network, given)).train()

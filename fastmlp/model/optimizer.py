@@ -157,8 +157,10 @@ class Optimizer(checks.CheckedFields):
                 _groups_of(self._groups, one)
         if network.monotone is not None and not self.keeps_signs:
             raise ValueError("a monotone network needs an optimiser that keeps signs, see `keeping_signs`")
-        embeddings = [one for one in network.operations if one.updates_sparsely(self.rule)]
-        if self.rule.reads_last and embeddings:
+        embeddings = self.rule.reads_last and [
+            one for one in network.operations if one.updates_sparsely(self.rule)
+        ]
+        if embeddings:
             kind = type(embeddings[0].layer).__name__
             raise ValueError(f"an average of weights needs steps of all rows; set sparse=False for {kind}")
 

@@ -111,12 +111,12 @@ class TrainingLoop:
     ranks: Ranks = ALONE
 
     def __init__(self, **attributes: Any) -> None:
-        vars(self).update(attributes)
+        self.__dict__ = attributes
 
     def having(self, kind: type[Kind], **changed: Any) -> Kind:
         """Return a training of a kind, with other attributes; both share all others."""
         made = object.__new__(kind)
-        vars(made).update(vars(self), **changed)
+        made.__dict__ = vars(self) | changed
         return made
 
     def begin(self) -> None:
@@ -205,11 +205,11 @@ class TrainingLoop:
         self._write_state(saved)
         self.state = self.state.at(self.steps_before + saved.step)
         self.losses.sums, self.losses.steps = saved.sums, saved.epoch_step
-        run.step, run.rate_factor = saved.step, saved.rate_factor
         run.history.update({name: [*values] for name, values in saved.history.items()})
-        run.epoch = len(run.history["loss"])
-        self.batches.resume(saved.step, saved.epoch_step, run.epoch)
-        run.rows_seen = self.batches.rows_before(saved.step)
+        epoch = len(run.history["loss"])
+        self.batches.resume(saved.step, saved.epoch_step, epoch)
+        run.advance(saved.step, self.batches.rows_before(saved.step), epoch, None)
+        run.rate_factor = saved.rate_factor
 
     def advance(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
         """Take the chunk's steps in place; return the state and the objectives (steps,).

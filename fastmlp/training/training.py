@@ -81,12 +81,13 @@ class Training(TrainingLoop):
         with (
             self.opened,
             deferred(self.stop) as signals,
-            _callbacks_of(self),
+            _Callbacks(self),
             budget.training(),
             self._blas_limit(),
         ):
             yield
-        self.run.interrupted |= signal.SIGINT in signals
+        if signal.SIGINT in signals:
+            self.run.interrupted = True
 
     def iterate(self, pause: Pause) -> Generator[Run]:
         """Take all steps, and yield the run as `fastmlp.iter_fit` does."""
@@ -106,7 +107,7 @@ class Training(TrainingLoop):
         While the run is out, signals are the program's, and the BLAS has all threads.
         """
         run, held = self.run, deferred(self.stop)
-        with self.opened, held as signals, _callbacks_of(self):
+        with self.opened, held as signals, _Callbacks(self):
             chunks, is_left = self.chunks(), False
             while not is_left:
                 with budget.training(), self._blas_limit():
@@ -212,29 +213,44 @@ def in_memory(held_out: Any) -> Data | None:
     return held_out if isinstance(held_out, Data) else None
 
 
-@contextmanager
-def _callbacks_of(training: Training) -> Iterator[None]:
-    """Begin the callbacks, and end them however a `with` block ends."""
-    run, callbacks, begun = training.run, training.callbacks, list[Callback]()
-    try:
-        for callback in callbacks:
-            callback.on_train_begin(run)
-            begun.append(callback)
-        if (resumed := training.resumed) is not None:
-            for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
-                if saved:
-                    _take_over(callback, run, saved)
-        run.snapshot = training.snapshot
-        yield
-        run.left = training.left()
-    finally:
+class _Callbacks:
+    """A context that begins the callbacks of a training, and ends them however a `with` block ends."""
+
+    def __init__(self, training: Training) -> None:
+        self._training, self._begun = training, list[Callback]()
+
+    def __enter__(self) -> None:
+        training = self._training
+        run, callbacks = training.run, training.callbacks
         try:
-            if begun:
-                _end(begun, run)
+            for callback in callbacks:
+                callback.on_train_begin(run)
+                self._begun.append(callback)
+            if (resumed := training.resumed) is not None and resumed.callbacks:
+                for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
+                    if saved:
+                        _take_over(callback, run, saved)
+        except BaseException:
+            self._end()
+            raise
+        vars(run)["snapshot"] = training.snapshot  # a third of the time of a checked attribute
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        try:
+            if kind is None:
+                vars(self._training.run)["left"] = self._training.left()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        run = self._training.run
+        try:
+            if self._begun:
+                _end(self._begun, run)
         finally:
             # At the very end the run drops its reference to the training. The cycle would keep every
             # array until the garbage collector runs, which goes by numbers of objects and not by bytes.
-            run.snapshot = no_snapshot
+            vars(run)["snapshot"] = no_snapshot
 
 
 def _end(begun: Sequence[Callback], run: Run) -> None:

@@ -17,3 +17,4 @@ def work(steps, network=NETWORK, optimizer=OPTIMIZER, rows=32):
 def have_chosen(patch, backend):
     """Have `fit` take a backend; patch : pytest's monkeypatch"""
     patch.setattr(preparation, "choose", lambda *_, **options: backend)
+    patch.setattr(preparation, "known_choices", {})
