@@ -5,11 +5,12 @@ Both sides have as many threads as the process has cores; searches have two, or 
 
 import functools
 
+import joblib
 import numpy as np
-import sklearn.ensemble
-import sklearn.model_selection
 import sklearn.neural_network
 from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.ensemble import BaggingClassifier
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -134,6 +135,17 @@ def compile_for(sizes, X, y):
         fastmlp.MLPClassifier(size, backend="specialized", max_iter=1).fit(X, y)
 
 
+def within(backend, function, *given):
+    """Return a call within a backend of joblib's, with as many jobs or threads for each."""
+
+    def call():
+        with joblib.parallel_config(backend, n_jobs=JOBS):
+            return function(*given)
+
+    return call
+
+
+@row("searches", "24 x 5 of (100,), breast_cancer, 100 epochs", [(100,)], RATES[::2], DECAYS[:6], rounds=3)
 @row("searches", "64 x 5 of (100,), breast_cancer, 100 epochs", [(100,)], RATES, DECAYS, rounds=2)
 @row(
     "searches",
@@ -150,17 +162,16 @@ def grid(options, hidden, rates, penalties):
     table = {f"mlpclassifier__{one}": values for one, values in choices.items()}
     given = {"max_iter": 100, "n_iter_no_change": 100, "random_state": 0}
 
-    def call(searches, networks):
+    def call(networks, backend="loky"):
         pipeline = make_pipeline(StandardScaler(), networks.MLPClassifier(**given))
-        return lambda: searches.GridSearchCV(pipeline, table, cv=5, n_jobs=JOBS, refit=False).fit(X, y)
+        return within(backend, GridSearchCV(pipeline, table, cv=5, refit=False).fit, X, y)
 
     if options.rounds != 0:
         compile_for(hidden, X, y)
-    theirs = sklearn.model_selection
     return {
-        "fastmlp's search": call(fastmlp, fastmlp),
-        "scikit-learn's search of fastmlp's networks": call(theirs, fastmlp),
-        "scikit-learn's search of its own": call(theirs, sklearn.neural_network),
+        "fastmlp's networks, together": call(fastmlp, "fastmlp"),
+        "fastmlp's networks, two processes": call(fastmlp),
+        "scikit-learn's networks, two processes": call(sklearn.neural_network),
     }
 
 
@@ -169,15 +180,14 @@ def bag(options):
     X, y = load_digits(return_X_y=True)
     X, given = X / 16, {"hidden_layer_sizes": (50,), "max_iter": 20, "n_iter_no_change": 20}
 
-    def call(made, networks):
-        many = made(networks.MLPClassifier(**given), n_estimators=100, n_jobs=JOBS, random_state=0)
-        return lambda: many.fit(X, y).predict(X)
+    def call(networks, backend="loky"):
+        many = BaggingClassifier(networks.MLPClassifier(**given), n_estimators=100, random_state=0)
+        return within(backend, lambda: many.fit(X, y).predict(X))
 
     if options.rounds != 0:
         compile_for([(50,)], X, y)
-    theirs = sklearn.ensemble.BaggingClassifier
     return {
-        "fastmlp's bag": call(fastmlp.MLPEnsembleClassifier, fastmlp),
-        "scikit-learn's bag of fastmlp's networks": call(theirs, fastmlp),
-        "scikit-learn's bag of its own": call(theirs, sklearn.neural_network),
+        "fastmlp's networks, together": call(fastmlp, "fastmlp"),
+        "fastmlp's networks, two processes": call(fastmlp),
+        "scikit-learn's networks, two processes": call(sklearn.neural_network),
     }

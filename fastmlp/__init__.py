@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from fastmlp.system import forks  # first: forks wait for the imports that come after it
+from fastmlp.system.imports import after_import
 from fastmlp.trained import register, register_file
 
 __version__ = "1.0.0"
@@ -63,6 +64,20 @@ _EXTENSIONS = {
     "whole_data": "second_order.whole_data",
 }
 """Modules that rooms below call by name; any other name is a format's."""
+
+
+def _register_joblib_backend() -> None:
+    import joblib
+
+    def backend(**options: Any) -> Any:
+        from fastmlp.searches.backend import FastmlpBackend
+
+        return FastmlpBackend(**options)
+
+    joblib.register_parallel_backend("fastmlp", backend)
+
+
+after_import("joblib", _register_joblib_backend)
 
 register(lambda name: importlib.import_module(f"fastmlp.{_EXTENSIONS.get(name, f'exchange.{name}')}"))
 register_file("table", _read_table)

@@ -28,6 +28,7 @@ from fastmlp.estimators.regressor import MLPRegressor as MLPRegressor
 from fastmlp.files.mapped import MappedArray as MappedArray
 from fastmlp.fitting import fit as fit
 from fastmlp.fitting import iter_fit as iter_fit
+from fastmlp.many.ensembles import Ensemble as Ensemble
 from fastmlp.many.predicting import predict_many as predict_many
 from fastmlp.many.training import InterruptedMany as InterruptedMany
 from fastmlp.many.training import fit_many as fit_many
@@ -60,19 +61,8 @@ from fastmlp.model.schedules import Schedule as Schedule
 from fastmlp.model.schedules import StepDecay as StepDecay
 from fastmlp.model.schedules import Warmup as Warmup
 from fastmlp.model.second_order import *
-from fastmlp.searches.ensembles import MLPEnsembleClassifier as MLPEnsembleClassifier
-from fastmlp.searches.ensembles import MLPEnsembleRegressor as MLPEnsembleRegressor
 from fastmlp.searches.pruning import MedianStopping as MedianStopping
 from fastmlp.searches.pruning import OptunaPruning as OptunaPruning
-from fastmlp.searches.searches import GridSearchCV as GridSearchCV
-from fastmlp.searches.searches import HalvingGridSearchCV as HalvingGridSearchCV
-from fastmlp.searches.searches import HalvingRandomSearchCV as HalvingRandomSearchCV
-from fastmlp.searches.searches import RandomizedSearchCV as RandomizedSearchCV
-from fastmlp.searches.searches import cross_val_predict as cross_val_predict
-from fastmlp.searches.searches import cross_val_score as cross_val_score
-from fastmlp.searches.searches import cross_validate as cross_validate
-from fastmlp.searches.searches import learning_curve as learning_curve
-from fastmlp.searches.searches import validation_curve as validation_curve
 from fastmlp.stepper.rate_finder import RateSearch as RateSearch
 from fastmlp.stepper.rate_finder import find_rate as find_rate
 from fastmlp.stepper.stepper import Stepper as Stepper

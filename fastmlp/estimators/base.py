@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -63,25 +63,18 @@ THREADED_FLOPS = 6e7
 class TrainingThread(threading.Thread):
     """A thread whose trainings join those of other threads."""
 
+    @classmethod
+    def current(cls) -> Self | None:
+        """Return the thread that asks, if it is such a thread."""
+        thread = threading.current_thread()
+        return thread if isinstance(thread, cls) else None
+
     def train(self, training: Training) -> Run:
         """Return the finished run of a training."""
         raise NotImplementedError
 
 
-def give(fitting: Generator[Training, Run, None], outcome: Run | BaseException) -> None:
-    """Finish a fit, given the run of the training or an error."""
-    with contextlib.suppress(StopIteration):
-        if isinstance(outcome, Run):
-            fitting.send(outcome)
-        else:
-            fitting.throw(outcome)
-
-
-class Joint:
-    """Base of estimators that train networks of this package."""
-
-
-class Perceptron(Joint, Parameters, Fitted):
+class Perceptron(Parameters, Fitted):
     """Base of MLPClassifier and MLPRegressor."""
 
     def __sklearn_tags__(self) -> Any:
@@ -147,26 +140,6 @@ class Perceptron(Joint, Parameters, Fitted):
 
     def _train(self, X: Any, y: Any, sample_weight: Any, epochs: int | None = None) -> None:
         """Fit, or train on for so many epochs."""
-        thread = threading.current_thread()
-        fitting = self.fitting(X, y, sample_weight, epochs, isinstance(thread, TrainingThread))
-        for training in fitting:
-            try:
-                train = thread.train if isinstance(thread, TrainingThread) else Training.finished
-                run = train(training)
-            except BaseException as error:
-                give(fitting, error)
-            else:
-                give(fitting, run)
-
-    def fitting(
-        self, X: Any, y: Any, sample_weight: Any, epochs: int | None, among_others: bool
-    ) -> Generator[Training, Run, None]:
-        """Fit in two parts, of validated parameters: yield the training, and take its run.
-
-        The solver "lbfgs" fits in one part, and yields nothing. The fits of a search come to their trainings
-        one after another, before the first goes on: a thread for each takes 1.2 times as long.
-        epochs : None to fit, or to train on for so many; among_others : see `generator_of`
-        """
         source = None
         if not (type(X) is np.ndarray and type(y) is np.ndarray and sample_weight is None):
             from fastmlp.estimators.streaming import blocks_of, streamed
@@ -180,7 +153,7 @@ class Perceptron(Joint, Parameters, Fitted):
                 rows, scores = self._rows(X, y, sample_weight, incremental, first)
             else:
                 rows, scores = stream.data, None
-            rng = generator_of(given, among_others)
+            rng = generator_of(given, TrainingThread.current() is not None)
             if first:
                 self.n_iter_ = self.t_ = 0
                 network, parameters = self._drawn(rows, sizes, rng)
@@ -190,7 +163,7 @@ class Perceptron(Joint, Parameters, Fitted):
                 self._train_lbfgs(network, parameters, rows, callbacks)
             else:
                 stochastic = network, parameters, (rows, scores), rng, epochs, callbacks, first, stream
-                yield from self._train_stochastic(*stochastic)
+                self._train_stochastic(*stochastic)
         if not checks.finite(parameters):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and"
@@ -298,7 +271,7 @@ class Perceptron(Joint, Parameters, Fitted):
         callbacks: Sequence[Callback],
         first: bool,
         stream: Stream | None,
-    ) -> Generator[Training, Run, None]:
+    ) -> None:
         incremental = epochs is not None
         epochs = self.max_iter if epochs is None else epochs
         (rows, _), held_out = self._with_held_out(given, rng)
@@ -343,8 +316,9 @@ class Perceptron(Joint, Parameters, Fitted):
             # What reads all rows ends by its own rules, where no score decides.
             endless = incremental or (whole and score is None)
             training.callbacks = [Convergence(self, score, endless), *callbacks]
+            thread = TrainingThread.current()
             if stream is None:
-                run = yield training
+                run = training.finished() if thread is None else thread.train(training)
             else:  # windows are filled for this fit alone
                 from fastmlp.blocks.training import WindowBatches
 

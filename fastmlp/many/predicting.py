@@ -61,18 +61,15 @@ def predict_many(models: Sequence[Model], X: Any) -> Any:
 
 def outputs_of(models: Sequence[Model], X: Any, columns: Sequence[Any] | None) -> Any:
     """Return the outputs of models, as `predict_many`. columns : of X, read by each model; None for all"""
-    if isinstance(models, Model) or not isinstance(models, Sequence) or not models:
-        raise TypeError(f"models must be a list of Model, at least one, got {checks.shown(models)}")
+    models = checked_models(models, columns is None)
     inputs: list[Any] = []
     known: dict[Any, Any] = {}
     cleaned: dict[tuple[int, np.dtype[Any], int | None], Any] = {}
     for index, model in enumerate(models):
-        checks.instance(f"models[{index}]", model, Model, "a Model")
         network, dtype_of = model.network, model.parameters.dtype
         part = None if columns is None else index
         key = id(network), dtype_of, part
         if key not in cleaned:
-            _check_like(index, network, models[0].network)
             like = dtype_of, id(network) if network.blocks else network.input_scale, part
             if like not in known:
                 read = X if columns is None else X[:, columns[index]]
@@ -92,9 +89,25 @@ def outputs_of(models: Sequence[Model], X: Any, columns: Sequence[Any] | None) -
     return models[0].named(out)
 
 
-def _check_like(index: int, network: Network, first: Network) -> None:
-    """Raise ValueError unless a network has the first network's inputs and outputs."""
-    if (network.n_in, network.n_out, [*network.heads]) != (first.n_in, first.n_out, [*first.heads]):
+def checked_models(models: Sequence[Model], same_inputs: bool = True) -> list[Model]:
+    """Return models with the same outputs, and the same inputs if asked; else ValueError or TypeError."""
+    if isinstance(models, Model) or not isinstance(models, Sequence) or not models:
+        raise TypeError(f"models must be a list of Model, at least one, got {checks.shown(models)}")
+    networks: dict[int, Network] = {}
+    for index, model in enumerate(models):
+        checks.instance(f"models[{index}]", model, Model, "a Model")
+        network = model.network
+        if id(network) not in networks:
+            networks[id(network)] = network
+            _check_like(index, network, models[0].network, same_inputs)
+    return [*models]
+
+
+def _check_like(index: int, network: Network, first: Network, same_inputs: bool) -> None:
+    """Raise ValueError unless a network has the first network's outputs, and inputs if asked."""
+    if (network.n_out, [*network.heads]) != (first.n_out, [*first.heads]) or (
+        same_inputs and network.n_in != first.n_in
+    ):
         raise ValueError(
             f"models[{index}] has {network.n_in} inputs and {network.n_out} outputs, and models[0] has "
             f"{first.n_in} and {first.n_out}; all must have the same, and the same heads"

@@ -1,1 +1,1 @@
-"""scikit-learn's searches, validation and bagging of networks trained together."""
+"""Networks of scikit-learn's searches, validation and ensembles, trained together: a backend of joblib's."""

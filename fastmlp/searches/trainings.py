@@ -1,17 +1,15 @@
 """Awaited trainings of tasks, taken together as in `fit_many`.
 
-The bits of an estimator's training do not depend on the number of epochs to come. So the end of each training
-is kept, and a longer training of the same search goes on from there (successive halving over epochs).
+The bits of an estimator's training do not depend on the number of epochs to come. So the last step of each
+training is kept, and a longer training goes on from there (successive halving over epochs).
 """
 
 from __future__ import annotations
 
 import signal
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections import OrderedDict, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from fastmlp.backend.auto import Auto
@@ -29,20 +27,40 @@ from fastmlp.training.snapshot import Snapshot, fingerprint
 from fastmlp.training.threads import most_seconds
 from fastmlp.training.training import Training
 
-_snapshots: ContextVar[dict[str, tuple[Snapshot, bool]] | None] = ContextVar(
-    "fastmlp_snapshots", default=None
-)
-"""The ends of a search's trainings, each with a flag for an early stop, by `key_of`."""
+MOST_KEPT = 1 << 28
+"""Bytes of all last steps kept by a `with` block."""
 
 
-@contextmanager
-def trainings_go_on(enabled: bool) -> Iterator[None]:
-    """Let trainings in a `with` block go on from shorter trainings, if enabled."""
-    token = _snapshots.set({} if enabled else None)
-    try:
-        yield
-    finally:
-        _snapshots.reset(token)
+class LastSteps:
+    """The last steps of finished trainings, by `key_of`, each with a flag for an early stop."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[Snapshot, bool]] = OrderedDict()
+        self._bytes = 0
+
+    def find(self, key: str | None) -> tuple[Snapshot, bool] | None:
+        """Return the last step of a training; None if unknown."""
+        return None if key is None else self._kept.get(key)
+
+    def keep(self, key: str, last: Snapshot, stopped: bool) -> None:
+        """Keep a copy of a last step, and forget the earliest steps beyond MOST_KEPT."""
+        self._forget(key)
+        copied = last._replace(
+            parameters=last.parameters.copy(), moments=last.moments.copy(),
+            history={name: [*values] for name, values in last.history.items()},
+        )  # fmt: skip
+        self._kept[key] = copied, stopped
+        self._bytes += _bytes_of(copied)
+        while self._bytes > MOST_KEPT:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, key: str) -> None:
+        if (known := self._kept.pop(key, None)) is not None:
+            self._bytes -= _bytes_of(known[0])
+
+
+def _bytes_of(last: Snapshot) -> int:
+    return int(last.parameters.nbytes + last.moments.nbytes)
 
 
 def key_of(training: Training) -> str | None:
@@ -61,7 +79,7 @@ def key_of(training: Training) -> str | None:
     settings = (
         described(training.network), described(training.optimizer), training.step_rows,
         training.dropout_key, orders,
-        estimator.backend, estimator.tol, estimator.n_iter_no_change,
+        estimator.backend, str(estimator.dtype), estimator.tol, estimator.n_iter_no_change,
     )  # fmt: skip
     return f"{settings} {fingerprint(training.state.parameters, *training.data)}"
 
@@ -76,11 +94,12 @@ class Awaited:
     outcome: Run | BaseException | None = None
     seconds = 0.0
 
-    def __init__(self, training: Training) -> None:
-        self.training, self._snapshots = training, _snapshots.get()
-        self._key = (key_of(training) or "") if self._snapshots is not None else ""
-        if self._snapshots and self._key in self._snapshots:
-            resumed, stopped = self._snapshots[self._key]
+    def __init__(self, training: Training, last_steps: LastSteps) -> None:
+        self.training, self._last_steps, self._key = training, last_steps, key_of(training)
+        if (known := last_steps.find(self._key)) is not None:
+            resumed, stopped = known
+            if len(resumed.history["loss"]) > training.epochs:
+                return
             self.training = training.having(Training, resumed=resumed)
             if stopped:  # a longer training would stop there, too
                 self.change(epochs=len(resumed.history["loss"]))
@@ -98,15 +117,11 @@ class Awaited:
         return run
 
     def taken_over(self) -> Run | BaseException:
-        """Return the outcome, and keep a run for longer trainings."""
-        run, snapshots = self.outcome, self._snapshots
+        """Return the outcome, and keep a run's last step for longer trainings."""
+        run = self.outcome
         assert run is not None
-        if snapshots is not None and self._key and isinstance(run, Run) and run.left and not run.interrupted:
-            snapshot = run.left._replace(
-                parameters=run.left.parameters.copy(), moments=run.left.moments.copy(),
-                history={name: [*values] for name, values in run.left.history.items()},
-            )  # fmt: skip
-            snapshots[self._key] = snapshot, run.stop_reason is not None
+        if self._key is not None and isinstance(run, Run) and run.left and not run.interrupted:
+            self._last_steps.keep(self._key, run.left, run.stop_reason is not None)
         return run
 
     @property

@@ -383,33 +383,6 @@ def test_estimators():
     assert named.error < 1e-6
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("features", [1.0, 0.5])
-def test_ensembles_have_the_mean_of_their_members(features):
-    X, y = load_diabetes(return_X_y=True)
-    options = {"hidden_layer_sizes": (8,), "activation": "tanh", "max_iter": 3, "dtype": "float64"}
-    bag = {"n_estimators": 3, "max_features": features, "random_state": 0}
-    for made, labels in (
-        (fastmlp.MLPEnsembleRegressor(fastmlp.MLPRegressor(**options), **bag), y),
-        (fastmlp.MLPEnsembleClassifier(fastmlp.MLPClassifier(**options), **bag), y > 120),
-    ):
-        made.fit(X, labels)
-        outputs = (
-            made.predict
-            if made.estimator.__class__ is fastmlp.MLPRegressor
-            else (lambda X, made=made: made.predict_proba(X)[:, 1])
-        )
-        gradient, step = made.input_gradient(X), np.zeros(10)
-        step[2] = 1e-6
-        close(gradient[:, 2], (outputs(X + step) - outputs(X - step)) / 2e-6, 1e-6)
-        close(made.jacobian(X)[:, 0], gradient)
-        found = made.attribute(X[:20], X.mean(axis=0), steps=20)
-        close(found.change, outputs(X[:20]) - outputs(X.mean(axis=0)[None]))
-        assert found.error < 1e-6
-        with pytest.raises(ValueError, match="baseline must have 10 columns, got 3"):
-            made.attribute(X, np.zeros(3))
-
-
 def test_hidden_units():
     rng = np.random.default_rng(0)
     layers = [Dense(6, "tanh", name="code"), LayerNorm(), fastmlp.PReLU(), Dense(2)]

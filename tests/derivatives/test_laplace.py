@@ -5,6 +5,7 @@ import pytest
 from scipy.special import expit, softmax
 from scipy.stats import multivariate_normal
 from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.model_selection import GridSearchCV
 from support.selection import matrix, quick
 
 import fastmlp
@@ -224,6 +225,6 @@ def test_a_regressor_predicts_with_error_bars():
 def test_a_search_s_best_regressor_has_error_bars():
     X, y = load_diabetes(return_X_y=True)
     given = {"hidden_layer_sizes": (4,), "solver": "lbfgs", "random_state": 0, "posterior": True}
-    search = fastmlp.GridSearchCV(fastmlp.MLPRegressor(**given), {"alpha": [0.1, 1.0]}, cv=3)
+    search = GridSearchCV(fastmlp.MLPRegressor(**given), {"alpha": [0.1, 1.0]}, cv=3)
     best = search.fit(X / X.std(axis=0), (y - y.mean()) / y.std()).best_estimator_
     assert best.predict(X[:2], return_std=True)[1].shape == (2,)

@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import sklearn.neural_network
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from support.equal_estimators import assert_same
@@ -14,6 +15,7 @@ from support.estimator_pairs import NAMES, TARGETS, X, each, make, pair, unconve
 from support.selection import few, quick
 
 import fastmlp
+from fastmlp import MLPClassifier
 from fastmlp.estimators.rows import random_state
 
 pytestmark = unconverged
@@ -61,6 +63,45 @@ def test_tags_and_public_names_are_scikit_learns(name):
         estimator.set_params(max_iter=300, solver="adam", tol=1.0).fit(X, y_for(name))
     fitted = {n: type(value) for n, value in vars(theirs).items() if n.endswith("_")}
     assert fitted.items() <= {n: type(value) for n, value in vars(ours).items()}.items()
+
+
+class Wide(MLPClassifier):
+    """A network that takes the parameters of its base by name."""
+
+    def __init__(self, width=4, **others):
+        super().__init__(**others)
+        self.width = width
+
+    def get_params(self, deep=True):
+        return {"width": self.width} | {name: getattr(self, name) for name in MLPClassifier().get_params()}
+
+
+def test_a_clone_is_scikit_learns_with_what_else_it_copies():
+    class Own(MLPClassifier):
+        def __init__(self, alpha=2):
+            super().__init__(alpha=float(alpha) / 3)
+
+    made = MLPClassifier((3, 2), random_state=4, alpha=np.float64(0.1), max_iter=2).fit(
+        X, y_for("MLPClassifier")
+    )
+    copied = clone(made)
+    assert copied.get_params() == made.get_params()
+    assert not hasattr(copied, "coefs_")
+    with config_context(enable_metadata_routing=True):
+        made.set_fit_request(sample_weight=True)
+        assert clone(made)._metadata_request.fit.requests == {"sample_weight": True}
+    seeded = MLPClassifier(random_state=np.random.RandomState(0))
+    assert clone(seeded).random_state is not seeded.random_state
+    with pytest.raises(RuntimeError, match="constructor either does not set or modifies"):
+        clone(Own())
+    assert clone(Wide(width=3, alpha=0.5)).alpha == 0.5
+
+
+def test_parameters_are_those_that_passed_only_if_types_agree():
+    MLPClassifier(max_iter=4, shuffle=True).fit(X, y_for("MLPClassifier"))
+    for wrong in ({"shuffle": 1.0}, {"max_iter": 4.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            MLPClassifier(**{"max_iter": 4, **wrong}).fit(X, y_for("MLPClassifier"))
 
 
 # --- copies, pickles, arrays put in by hand ----------------------------------------------------------

@@ -262,9 +262,9 @@ def test_the_blas_is_called_where_the_documentation_says_only():
 RUNS_WHAT_IT_READS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 """Modules whose files are programs: reading one may call anything."""
 
-TRUSTING = {"distributed.ranks", "searches.searches", "searches.tasks"}
+TRUSTING = {"distributed.ranks", "searches.backend"}
 """The first takes pickles from the ranks of one training, over what connects them: from no disk and no pipe.
-The others have joblib make calls, here or on workers that a program has chosen, and hash arguments."""
+The other is a backend of joblib's, which makes calls in this process."""
 
 
 def names_in(path):

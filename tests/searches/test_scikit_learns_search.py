@@ -1,10 +1,11 @@
-"""scikit-learn's own tests of this module, with our names, and all tasks on our backend of joblib's."""
+"""scikit-learn's own tests of this module, all within the block in which networks train together."""
 
 import pytest
 from support import scikit_learn_tests
 
-NAMES = ("GridSearchCV", "HalvingGridSearchCV", "HalvingRandomSearchCV", "RandomizedSearchCV")
-exec(scikit_learn_tests.code("test_search", *NAMES))
+exec(scikit_learn_tests.code("test_search"))
 
-all_estimators, global_random_seed = scikit_learn_tests.fixtures("test_multi_metric_search_forwards_metadata")
+within_the_block, global_random_seed = scikit_learn_tests.fixtures(
+    "test_multi_metric_search_forwards_metadata"
+)
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]

@@ -5,18 +5,20 @@ import signal
 import threading
 import time
 import warnings
+from contextlib import nullcontext
 
 import joblib
 import numpy as np
 import pytest
-from joblib._parallel_backends import LokyBackend
 from scipy import sparse
 from sklearn import config_context, model_selection
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.decomposition import PCA
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.dummy import DummyClassifier
-from sklearn.exceptions import FitFailedWarning, NotFittedError
+from sklearn.ensemble import BaggingClassifier, RandomForestClassifier, StackingClassifier, VotingClassifier
+from sklearn.exceptions import FitFailedWarning
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.feature_selection import RFECV
 from sklearn.metrics import make_scorer
 from sklearn.model_selection import (
     GroupKFold,
@@ -25,11 +27,26 @@ from sklearn.model_selection import (
     StratifiedKFold,
     TunedThresholdClassifierCV,
 )
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from support.noted import noted
 from support.problems import data_set
-from support.searches import X, Y, assert_nothing_runs, assert_same_results, both, classifier, counted
+from support.processes import python
+from support.searches import (
+    X,
+    Y,
+    assert_nothing_runs,
+    assert_same_results,
+    both,
+    classifier,
+    counted,
+    together,
+    twice,
+    within,
+)
 from support.selection import matrix, quick
 
 import fastmlp
@@ -43,6 +60,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 BINARY = (Y > 0).astype(int)
 _, TARGETS = data_set("diabetes", 60)
+SMALL = {"hidden_layer_sizes": (4,), "random_state": 0, "backend": "reference"}
 GRID = {"mlpclassifier__alpha": [1e-4, 1.0], "mlpclassifier__hidden_layer_sizes": [(3,), (4,)]}
 
 
@@ -77,7 +95,6 @@ def test_a_search_has_scikit_learns_results(name, options, groups, trained):
     assert ours.best_score_ == theirs.best_score_
     np.testing.assert_array_equal(ours.predict_proba(X), theirs.predict_proba(X))
     assert trained == groups
-    assert ours.best_estimator_.memory is None
 
 
 @pytest.mark.parametrize(
@@ -122,47 +139,6 @@ def test_cross_validate_returns_estimators_and_a_share_of_the_time_for_each(trai
     assert trained == [4]
 
 
-class Counted(TransformerMixin, BaseEstimator):
-    """Counts how often it is fitted, and writes to what it is given."""
-
-    fits = 0
-
-    def __init__(self, shift=1.0, random_state=0):
-        self.shift, self.random_state = shift, random_state
-
-    def fit(self, X, y=None):
-        Counted.fits += 1
-        return self
-
-    def transform(self, X):
-        X += self.shift
-        return X
-
-
-@quick(2)
-@pytest.mark.parametrize(
-    ("first", "grid", "fits"),
-    [
-        (Counted(), {"alpha": [0.1, 1.0, 2.0]}, 3),
-        (Counted(), {"alpha": [0.1, 1.0], "counted__shift": [1.0, 2.0]}, 6),
-        (Counted(random_state=None), {"alpha": [0.1, 1.0, 2.0]}, 9),
-        (make_pipeline(FunctionTransformer(lambda X: X)), {"alpha": [0.1, 1.0]}, 6),
-    ],
-)
-def test_steps_are_fitted_once_a_fold_where_they_are_equal(first, grid, fits):
-    second = () if isinstance(first, Counted) else (Counted(),)  # after one that cannot be hashed
-    pipeline = make_pipeline(first, *second, PCA(2, random_state=0), classifier())
-    names = {"alpha": "mlpclassifier__alpha"}
-    theirs, ours = both(
-        "GridSearchCV", pipeline, {names.get(name, name): values for name, values in grid.items()},
-        cv=StratifiedKFold(3), refit=False, fit=(X, Y),
-    )  # fmt: skip
-    assert_same_results(ours.cv_results_, theirs.cv_results_)
-    Counted.fits = 0
-    ours.fit(X, Y)
-    assert Counted.fits == fits
-
-
 def test_sparse_rows_weights_groups_several_metrics_and_a_choice_of_ones_own(trained):
     def own(y, predicted, sample_weight=None):
         return np.average(y == predicted, weights=sample_weight)
@@ -192,26 +168,18 @@ def test_a_candidate_that_fails_has_the_score_for_that():
         theirs, ours = both("GridSearchCV", classifier(), grid, cv=folds, error_score=-7.0, fit=(X, Y))
     assert_same_results(ours.cv_results_, theirs.cv_results_)
     assert ours.cv_results_["mean_test_score"][1] == -7
-    search = fastmlp.GridSearchCV(classifier(), grid, cv=folds, error_score="raise")
-    with pytest.raises(ValueError, match="hidden_layer_sizes must be > 0"):
+    search = model_selection.GridSearchCV(classifier(), grid, cv=folds, error_score="raise")
+    with pytest.raises(ValueError, match="hidden_layer_sizes must be > 0"), together():
         search.fit(X, Y)
     assert_nothing_runs()
 
 
 @matrix
 def test_searches_within_a_validation_train_with_one_another(trained):
-    inner = {
-        package: package.GridSearchCV(classifier(early_stopping=True), {"alpha": [1e-4, 1.0]}, cv=2)
-        for package in (model_selection, fastmlp)
-    }
-    expected = model_selection.cross_val_score(inner[model_selection], X, Y, cv=StratifiedKFold(3))
-    got = fastmlp.cross_val_score(inner[fastmlp], X, Y, cv=StratifiedKFold(3))
+    inner = model_selection.GridSearchCV(classifier(early_stopping=True), {"alpha": [1e-4, 1.0]}, cv=2)
+    expected, got = both("cross_val_score", inner, X, Y, cv=StratifiedKFold(3))
     np.testing.assert_array_equal(got, expected)
     assert trained == [3 * 2 * 2, 3]  # the candidates of all outer folds, and the best of each
-    trained.clear()
-    got = fastmlp.cross_val_score(inner[model_selection], X, Y, cv=StratifiedKFold(3))
-    np.testing.assert_array_equal(got, expected)
-    assert trained == [3] * 5  # of scikit-learn's one after another
 
 
 @matrix
@@ -231,12 +199,14 @@ def test_warnings_of_tasks_reach_the_caller_and_leave_its_filters():
         return 1.0
 
     with pytest.warns(UserWarning, match="scored 20 rows"):
-        fastmlp.cross_val_score(classifier(), X, Y, cv=StratifiedKFold(3), scoring=scoring)
+        within("cross_val_score", classifier(), X, Y, cv=StratifiedKFold(3), scoring=scoring)
     filters = warnings.filters[:]
-    fastmlp.cross_val_score(classifier(), X, Y, cv=StratifiedKFold(3))
+    within("cross_val_score", classifier(), X, Y, cv=StratifiedKFold(3))
     assert warnings.filters == filters
-    with pytest.warns(UserWarning, match="pre_dispatch is ignored"):
-        fastmlp.cross_val_score(classifier(), X, Y, cv=StratifiedKFold(3), pre_dispatch=1)
+
+
+def importance(network):
+    return np.abs(network.coefs_[0]).sum(axis=1)
 
 
 class Threads(Callback):
@@ -251,26 +221,10 @@ class Threads(Callback):
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_n_jobs_are_threads(n_jobs):
     Threads.found = set()
-    fastmlp.cross_val_score(classifier(callbacks=[Threads()]), X, Y, cv=5, n_jobs=n_jobs)
+    within("cross_val_score", classifier(callbacks=[Threads()]), X, Y, cv=5, n_jobs=n_jobs)
     assert 1 <= len(Threads.found) <= n_jobs
     with pytest.raises(ValueError, match="n_jobs == 0"):
-        fastmlp.cross_val_score(classifier(), X, Y, cv=5, n_jobs=0)
-
-
-class Elsewhere(LokyBackend):
-    """A backend that a program has chosen: worker processes, whose name says nothing of joblib's own."""
-
-
-@pytest.mark.slow  # it starts processes
-def test_workers_of_a_chosen_backend_have_a_share_each(trained):
-    expected = model_selection.GridSearchCV(piped(), GRID, cv=StratifiedKFold(3)).fit(X, Y)
-    joblib.register_parallel_backend("elsewhere", Elsewhere)
-    with joblib.parallel_config("elsewhere", n_jobs=2):
-        ours = fastmlp.GridSearchCV(piped(), GRID, cv=StratifiedKFold(3), n_jobs=2).fit(X, Y)
-        assert_same_results(ours.cv_results_, expected.cv_results_)
-        with pytest.raises(ValueError, match="hidden_layer_sizes must be > 0"):
-            fastmlp.cross_val_score(classifier(hidden_layer_sizes=(-1,)), X, Y, error_score="raise")
-    assert trained == []  # here
+        within("cross_val_score", classifier(), X, Y, cv=5, n_jobs=0)
 
 
 def test_numpys_seed_fixes_what_networks_without_a_seed_come_to():
@@ -278,7 +232,7 @@ def test_numpys_seed_fixes_what_networks_without_a_seed_come_to():
     for seed in (1, 1, 2):
         np.random.seed(seed)  # noqa: NPY002  # scikit-learn's estimators draw from it
         scores.append(
-            fastmlp.cross_val_score(classifier(random_state=None), X, Y, cv=4, scoring="neg_log_loss")
+            within("cross_val_score", classifier(random_state=None), X, Y, cv=4, scoring="neg_log_loss")
         )
     np.testing.assert_array_equal(scores[0], scores[1])
     assert (scores[1] != scores[2]).all()
@@ -291,28 +245,112 @@ def test_few_rows_at_a_time_have_the_same_results(monkeypatch, trained):
     assert len(trained) > 3
 
 
-def test_the_picture_of_a_search_has_each_parameter_and_the_budget():
-    grid = {"alpha": [1e-4, 1.0], "activation": ["relu", "tanh"]}
-    search = fastmlp.HalvingGridSearchCV(classifier(), grid, cv=2, factor=2, random_state=0)
-    with pytest.raises(NotFittedError):
-        search.plot()
-    search.fit(X, Y)
-    activation, alpha, budget = search.plot().axes
-    assert alpha.get_xscale() == "log"
-    assert [text.get_text() for text in activation.get_xticklabels()] == ["relu", "tanh"]
-    assert len(budget.lines) == 4
-    points = alpha.collections[-1].get_offsets()
-    np.testing.assert_array_equal(points[:, 1], search.cv_results_["mean_test_score"])
-    with pytest.raises(ValueError, match="metric"):
-        search.plot("speed")
-
-
 def test_other_estimators_are_left_to_scikit_learn(trained):
     theirs, ours = both(
         "GridSearchCV", DummyClassifier(), {"strategy": ["prior", "most_frequent"]}, cv=3, fit=(X, Y)
     )
     assert_same_results(ours.cv_results_, theirs.cv_results_)
     assert trained == []
+
+
+# --- scikit-learn's other estimators, and other code in the block ------------------------------------------
+
+
+ENSEMBLES = {
+    "bag": (BaggingClassifier(classifier(), 12, random_state=0, oob_score=True), [12]),
+    "bag of half the columns": (BaggingClassifier(classifier(), 3, max_features=0.5, random_state=0), [3]),
+    "stack": (StackingClassifier([("a", classifier()), ("b", classifier(alpha=1.0))], cv=3), [2, 6]),
+    "vote": (VotingClassifier([("a", classifier()), ("b", piped())], voting="soft"), [2]),
+    "one against the rest": (OneVsRestClassifier(classifier()), [3]),
+    "calibrated": (CalibratedClassifierCV(classifier(), cv=3, ensemble=True), [3]),
+    "several targets": (MultiOutputClassifier(classifier()), [2]),
+    "features": (RFECV(classifier(), cv=3, importance_getter=importance), [3, 3, 3, 3]),
+}
+
+
+@quick(3)
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_an_estimator_of_networks_trains_them_together(name, trained):
+    made, groups = ENSEMBLES[name]
+    y = np.stack([Y, Y % 2], axis=1) if name == "several targets" else Y
+    alone, ours = twice(lambda: clone(made).fit(X, y))
+    assert [count for count in trained if count > 1] == groups
+    np.testing.assert_array_equal(ours.predict(X), alone.predict(X))
+    if hasattr(alone, "predict_proba") and name != "several targets":
+        np.testing.assert_array_equal(ours.predict_proba(X), alone.predict_proba(X))
+    if name == "bag":
+        assert ours.oob_score_ == alone.oob_score_
+
+
+def test_a_tuned_threshold_is_scikit_learns(trained):
+    tuned = TunedThresholdClassifierCV(piped(), cv=StratifiedKFold(3), thresholds=5)
+    alone, ours = twice(lambda: clone(tuned).fit(X, BINARY))
+    assert ours.best_threshold_ == alone.best_threshold_
+    assert trained == [3]
+
+
+def test_a_bag_within_a_validation_trains_with_the_others(trained):
+    bag = BaggingClassifier(classifier(), 4, random_state=0)
+    expected, got = both("cross_val_score", bag, X, Y, cv=3)
+    np.testing.assert_array_equal(got, expected)
+    assert trained == [12]
+
+
+def test_a_table_in_a_search_has_the_same_results():
+    table = fastmlp.TableClassifier(epochs=2, random_state=0)
+    expected, got = both("cross_val_score", table, X, Y, cv=2)
+    np.testing.assert_array_equal(got, expected)
+
+
+def powers(number):
+    return joblib.Parallel(n_jobs=2)(joblib.delayed(pow)(number, i) for i in range(3))
+
+
+def test_other_code_in_the_block_works(trained):
+    forest = RandomForestClassifier(5, random_state=0, n_jobs=2)
+    alone, ours = twice(lambda: clone(forest).fit(X, Y).predict_proba(X))
+    np.testing.assert_array_equal(ours, alone)
+    alone, ours = twice(lambda: KNeighborsClassifier(n_jobs=-1).fit(X, Y).predict_proba(X))
+    np.testing.assert_array_equal(ours, alone)
+    with together(n_jobs=2):
+        found = joblib.Parallel()(joblib.delayed(divmod)(i, 7) for i in range(600))
+        nested = joblib.Parallel()(joblib.delayed(powers)(i) for i in range(4))
+    assert found == [divmod(i, 7) for i in range(600)]
+    assert nested == [[1, i, i * i] for i in range(4)]
+    assert trained == []
+
+
+def test_what_the_block_cannot_do_is_said_in_a_line():
+    with (
+        together(),
+        pytest.raises(ValueError, match=r"FastmlpBackend .* does not support return_as=generator"),
+    ):
+        joblib.Parallel(return_as="generator")
+    with together(), pytest.raises(ValueError, match="n_jobs == 0"):
+        joblib.Parallel(n_jobs=0)(joblib.delayed(divmod)(i, 7) for i in range(2))
+
+
+def fitted_within(n_jobs=None):
+    return within("cross_val_score", classifier(), X, Y, cv=3, n_jobs=n_jobs)
+
+
+@pytest.mark.slow  # it starts processes
+def test_blocks_within_worker_processes_have_the_same_results():
+    expected = fitted_within()
+    with joblib.parallel_config("loky", n_jobs=2):
+        found = joblib.Parallel()(joblib.delayed(fitted_within)() for _ in range(2))
+        with together():
+            found.append(model_selection.cross_val_score(classifier(), X, Y, cv=3))
+        found.append(model_selection.cross_val_score(classifier(), X, Y, cv=3))
+    for scores in found:
+        np.testing.assert_array_equal(scores, expected)
+
+
+@pytest.mark.parametrize("first", ["joblib", "fastmlp", "sklearn.model_selection, fastmlp"])
+def test_the_backend_is_registered_whatever_is_imported_first(first):
+    text = f"import {first}, fastmlp, joblib\nwith joblib.parallel_config('fastmlp'): print('entered')"
+    assert python("-c", text).stdout == "entered\n"
+    assert python("-c", "import fastmlp, sys\nprint('joblib' in sys.modules)").stdout == "False\n"
 
 
 # --- what ends a search, or one of its trainings ----------------------------------------------------------
@@ -353,8 +391,8 @@ def interrupt(sent=[]):  # noqa: B006  # of all copies of the callback: a second
 def test_ctrl_c_ends_the_search():
     given = classifier(max_iter=10**6, tol=0, callbacks=[AtEpoch(0.25, interrupt)])
     filters = warnings.filters[:]
-    with pytest.raises(KeyboardInterrupt):
-        fastmlp.GridSearchCV(given, {"alpha": [0.25, 0.5, 0.75]}, cv=2).fit(X, Y)
+    with pytest.raises(KeyboardInterrupt), together():
+        model_selection.GridSearchCV(given, {"alpha": [0.25, 0.5, 0.75]}, cv=2).fit(X, Y)
     assert_nothing_runs()
     assert warnings.filters == filters
 
@@ -379,10 +417,144 @@ def test_a_limit_of_time_ends_a_search_of_one_training():
     try:
         given = classifier(alpha=0.25, callbacks=[AtEpoch(0.25, take_too_long)])
         with pytest.raises(TooLong):
-            fastmlp.cross_val_score(given, X, Y, cv=ShuffleSplit(1, random_state=0))
+            within("cross_val_score", given, X, Y, cv=ShuffleSplit(1, random_state=0))
     finally:
         signal.signal(signal.SIGALRM, before)
     assert_nothing_runs()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_ctrl_c_while_a_thread_starts_leaves_no_thread(begun, monkeypatch):
+    start = tasks.Task.start
+
+    def interrupted(task):
+        if begun:
+            start(task)
+        raise KeyboardInterrupt
+
+    filters = [*warnings.filters]
+    monkeypatch.setattr(tasks.Task, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        within("cross_val_score", piped(), X, Y, cv=3)
+    assert_nothing_runs()
+    assert warnings.filters == filters
+
+
+# --- results, warnings and lines are scikit-learn's in odd cases, too --------------------------------------
+
+
+ALPHAS = {"mlpclassifier__alpha": [1e-4, 0.1, 1.0]}
+
+
+def searched(estimator, grid, y=Y, **options):
+    """Fitted grid searches alone and within the block, and their warnings."""
+    found = []
+    for context in (nullcontext(), together()):
+        with context, warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            given = {"cv": StratifiedKFold(3), "refit": False, **options}
+            search = model_selection.GridSearchCV(estimator, grid, **given).fit(X, y.copy())
+        found.append((search.cv_results_, [(one.category, str(one.message)) for one in seen]))
+    assert_same_results(found[1][0], found[0][0])
+    return found[0][1], found[1][1]
+
+
+def errors_by_zero(y, predicted):
+    return 1 / int(np.count_nonzero(predicted == 7))  # a Python int, which raises
+
+
+def centred(y, predicted):
+    y -= 1
+    return -float(np.mean((y - predicted) ** 2))
+
+
+@quick(3)
+@pytest.mark.parametrize(
+    ("grid", "options"),
+    [
+        (ALPHAS, {"scoring": "neg_log_loss", "return_train_score": True, "verbose": 1}),
+        ({"standardscaler": [StandardScaler(), MinMaxScaler(), None], **ALPHAS}, {}),
+        ({"mlpclassifier__alpha": [1e-4, -1.0]}, {}),  # no valid parameter
+        ({"mlpclassifier__learning_rate_init": [0.1, 1e300]}, {"error_score": -1.0}),  # it diverges
+        (ALPHAS, {"scoring": make_scorer(errors_by_zero)}),
+        (ALPHAS, {"scoring": {"no": make_scorer(errors_by_zero), "yes": "accuracy"}, "refit": False}),
+        (ALPHAS, {"scoring": lambda network, X, y: float(len(network.steps))}),
+        (ALPHAS, {"scoring": make_scorer(centred), "return_train_score": True}),
+        ({"mlpclassifier__solver": ["adam", "lbfgs"]}, {}),
+        ({"mlpclassifier__early_stopping": [True, False]}, {}),
+        ({"mlpclassifier__dtype": ["float32", "float64"]}, {}),
+        ({"mlpclassifier__warm_start": [True], "mlpclassifier__tol": [1e-4, 1e-5]}, {}),
+        ({"mlpclassifier__batch_size": [5000]}, {}),
+        ({"verbose": [False, 0]}, {}),  # no valid parameter of a pipeline
+    ],
+)
+def test_results_and_warnings_are_scikit_learns(grid, options):
+    expected, seen = searched(piped(), grid, **options)
+    assert [one[0] for one in seen] == [one[0] for one in expected]
+    for (kind, got), (_, wanted) in zip(seen, expected, strict=True):
+        lines = 4 if kind is FitFailedWarning else None
+        assert got.splitlines()[:lines] == wanted.splitlines()[:lines]
+
+
+class Quiet(MLPClassifier):
+    """A network of a user's own, whose warnings nobody sees."""
+
+    def fit(self, X, y):
+        with warnings.catch_warnings(record=True):
+            return super().fit(X, y)
+
+
+def test_filters_of_a_task_that_waits_are_not_those_of_the_next_one():
+    expected, seen = searched(piped(), {"mlpclassifier": [Quiet(**SMALL), classifier()]})
+    assert len(seen) == 3
+    assert seen == expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "options"), [({"verbose": False}, {"verbose": 2}), ({"verbose": True}, {})]
+)
+def test_lines_are_printed_as_often_as_scikit_learn_prints_them(lines, options, capsys):
+    counts = []
+    for context in (nullcontext(), together()):
+        with context:
+            model_selection.GridSearchCV(
+                piped().set_params(**lines), ALPHAS, cv=3, refit=False, **options
+            ).fit(X, Y)
+        printed = capsys.readouterr().out.splitlines()
+        counts.append([sum(part in one for one in printed) for part in ("[CV] END", "(step 2 of 2)")])
+    assert counts[0] == counts[1]
+    assert sum(counts[0]) >= 9
+
+
+def test_networks_of_the_grid_stay_unfitted():
+    networks = [classifier(), classifier()]
+    within("GridSearchCV", piped(), {"mlpclassifier": networks})
+    searched(piped(), {"mlpclassifier": networks})
+    assert not any(hasattr(network, "coefs_") for network in networks)
+
+
+class LateError(Exception):
+    """Raised by a signal's handler."""
+
+
+def test_what_a_signals_handler_raises_is_not_lost():
+    sent = []
+
+    def handler(*given):
+        raise LateError
+
+    def signalled(y, predicted):
+        if not sent:  # the signal comes once
+            sent.append(True)
+            signal.raise_signal(signal.SIGTERM)
+        return 1.0
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with pytest.raises(LateError):
+            within("cross_val_score", classifier(), X, Y, cv=3, scoring=make_scorer(signalled))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # --- candidates whose networks take their steps together --------------------------------------------------
@@ -400,10 +572,8 @@ def test_a_grid_in_lanes_has_scikit_learns_results(monkeypatch, lane_programs):
         (6,), max_iter=20, tol=0.02, n_iter_no_change=2, random_state=0, backend="fused"
     )
     grid = {"learning_rate_init": [1e-3, 1e-2, 0.05], "alpha": [1e-4, 1e-2], "early_stopping": [False, True]}
-    theirs, ours = (
-        package.GridSearchCV(given, grid, cv=StratifiedKFold(3), scoring="neg_log_loss").fit(CANCER, KINDS)
-        for package in (model_selection, fastmlp)
-    )
+    options = {"cv": StratifiedKFold(3), "scoring": "neg_log_loss", "fit": (CANCER, KINDS)}
+    theirs, ours = both("GridSearchCV", given, grid, **options)
     assert_same_results(ours.cv_results_, theirs.cv_results_)
     assert len(np.unique(ours.cv_results_["mean_test_score"])) > 6
     assert max(found) == lanes_of(np.dtype(np.float64))
@@ -424,10 +594,7 @@ def test_folds_of_unequal_rows_take_the_steps_that_they_share_together(
     )  # fmt: skip
     # Two threads might divide the folds so that no two folds go together.
     options = {"cv": KFold(4), "error_score": "raise", "n_jobs": 1}
-    theirs, ours = (
-        package.cross_val_score(given, CANCER[:30], KINDS[:30], **options)
-        for package in (model_selection, fastmlp)
-    )
+    theirs, ours = both("cross_val_score", given, CANCER[:30], KINDS[:30], **options)
     np.testing.assert_array_equal(ours, theirs)
     assert found
 
@@ -435,7 +602,6 @@ def test_folds_of_unequal_rows_take_the_steps_that_they_share_together(
 # --- halving over epochs goes on with the networks of the round before ------------------------------------
 
 
-GIVEN = {"hidden_layer_sizes": (4,), "random_state": 0, "backend": "reference"}
 RATES = [1e-6, 1e-3, 1e-2, 0.1]
 
 
@@ -444,7 +610,7 @@ def halved(estimator, prefix=""):
     options = {
         "resource": f"{prefix}max_iter", "min_resources": 3, "max_resources": 27, "cv": 3, "random_state": 0,
     }  # fmt: skip
-    grid, found, together = {f"{prefix}learning_rate_init": RATES}, [], tasks.train_together
+    grid, found, train = {f"{prefix}learning_rate_init": RATES}, [], tasks.train_together
 
     def noted(awaited, threads):
         begun = [one.training.resumed for one in awaited]
@@ -454,23 +620,22 @@ def halved(estimator, prefix=""):
                 for at, one in zip(begun, awaited, strict=True)
             ]
         )
-        return together(awaited, threads)
+        return train(awaited, threads)
 
-    theirs = model_selection.HalvingGridSearchCV(estimator, grid, **options).fit(X, Y)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "train_together", noted)
-        ours = fastmlp.HalvingGridSearchCV(estimator, grid, **options).fit(X, Y)
+        theirs, ours = both("HalvingGridSearchCV", estimator, grid, fit=(X, Y), **options)
     assert_same_results(ours.cv_results_, theirs.cv_results_)
     np.testing.assert_array_equal(ours.predict_proba(X), theirs.predict_proba(X))
     return found
 
 
 def test_a_round_goes_on_from_the_one_before_to_the_same_bits():
-    assert halved(MLPClassifier(**GIVEN)) == [[(0, 3)] * 12, [(3, 9)] * 6]  # 3 folds each
+    assert halved(MLPClassifier(**SMALL)) == [[(0, 3)] * 12, [(3, 9)] * 6]  # 3 folds each
 
 
 def test_a_network_that_has_stopped_takes_no_more_steps():
-    found = halved(MLPClassifier(**GIVEN, tol=10.0, n_iter_no_change=1))
+    found = halved(MLPClassifier(**SMALL, tol=10.0, n_iter_no_change=1))
     assert found[1] == [(3, 3)] * 6
 
 
@@ -478,28 +643,16 @@ def test_several_that_go_on_from_one_training_have_curves_of_their_own():
     """SGD reads no beta_1: its candidates have one training, from which each goes on."""
     options = {"resource": "max_iter", "min_resources": 4, "max_resources": 16, "cv": 2, "factor": 2}
     grid = {"beta_1": [0.9, 0.8, 0.7, 0.6], "learning_rate_init": [0.2, 1e-6]}
-    estimator = MLPClassifier(**GIVEN, solver="sgd", n_iter_no_change=1)
-    searches = [
-        of.HalvingGridSearchCV(estimator, grid, **options, random_state=0).fit(X, Y)
-        for of in (fastmlp, model_selection)
-    ]
+    estimator = MLPClassifier(**SMALL, solver="sgd", n_iter_no_change=1)
+    searches = both("HalvingGridSearchCV", estimator, grid, **options, random_state=0, fit=(X, Y))
     assert_same_results(*[search.cv_results_ for search in searches])
     assert searches[0].best_estimator_.n_iter_ == searches[1].best_estimator_.n_iter_
 
 
 def test_it_goes_on_within_a_pipeline():
-    classifier = MLPClassifier(**GIVEN, shuffle=False, solver="sgd")
+    classifier = MLPClassifier(**SMALL, shuffle=False, solver="sgd")
     found = halved(make_pipeline(StandardScaler(), classifier), "mlpclassifier__")
     assert found[1] == [(3, 9)] * 6
-
-
-def test_the_picture_has_a_line_for_each_candidate_over_its_epochs():
-    pytest.importorskip("matplotlib")
-    options = {"resource": "max_iter", "min_resources": 3, "max_resources": 27, "cv": 3, "random_state": 0}
-    search = fastmlp.HalvingGridSearchCV(MLPClassifier(**GIVEN), {"learning_rate_init": RATES}, **options)
-    rates, budget = search.fit(X, Y).plot().axes
-    assert (rates.get_xlabel(), budget.get_xlabel()) == ("learning_rate_init", "max_iter")
-    assert sorted(len(line.get_xdata()) for line in budget.lines) == [1, 1, 2, 2]
 
 
 @matrix
@@ -509,5 +662,5 @@ def test_the_picture_has_a_line_for_each_candidate_over_its_epochs():
     ids=" ".join,
 )
 def test_what_keeps_more_than_a_network_begins_again(options):
-    found = halved(MLPClassifier(**GIVEN, **options))
+    found = halved(MLPClassifier(**SMALL, **options))
     assert {begin for of_round in found for begin, _ in of_round} == {0}

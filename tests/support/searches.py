@@ -2,10 +2,10 @@
 
 import threading
 
+import joblib
 import numpy as np
 from sklearn import model_selection
 
-import fastmlp
 from fastmlp import MLPClassifier
 from fastmlp.searches import tasks
 from support.problems import data_set
@@ -42,15 +42,33 @@ def classifier(**options):
     return MLPClassifier(**{**GIVEN, **options})
 
 
-def both(name, *given, **options):
-    """What scikit-learn's function or fitted search of this name gives, and ours."""
-    fit = options.pop("fit", None)
-    found = []
-    for package in (model_selection, fastmlp):
-        made = getattr(package, name)(*given, **options)
-        found.append(made if fit is None else made.fit(*fit[:2], **(fit[2] if fit[2:] else {})))
-    return found
+def together(**options):
+    """A block in which networks train together."""
+    return joblib.parallel_config("fastmlp", **options)
+
+
+def twice(call):
+    """What a call gives without the block, and within it."""
+    alone = call()
+    with together():
+        return alone, call()
+
+
+def both(name, *given, fit=None, **options):
+    """What scikit-learn's function or fitted search of this name gives alone, and within the block."""
+
+    def call():
+        made = getattr(model_selection, name)(*given, **options)
+        return made if fit is None else made.fit(*fit[:2], **(fit[2] if fit[2:] else {}))
+
+    return twice(call)
+
+
+def within(name, *given, **options):
+    """What it gives within the block."""
+    with together():
+        return getattr(model_selection, name)(*given, **options)
 
 
 def assert_nothing_runs():
-    assert not [thread for thread in threading.enumerate() if isinstance(thread, tasks.TaskThread)]
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, tasks.Task)]
