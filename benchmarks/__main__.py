@@ -50,6 +50,10 @@ def main():
     if not chosen and not others:
         sys.exit(f"no work is named {' '.join(options.works)!r}; groups: {', '.join(groups())}")
     processes.print_heading("benchmarks")
+    if others and options.json:
+        sys.exit(
+            "--json holds steps of `chains`, `layers` and `drawn` only; leave out --json, or other works"
+        )
     if others:
         warnings.simplefilter("ignore")
         calls.time_calls(others, options)

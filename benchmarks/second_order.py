@@ -500,7 +500,7 @@ def tables(found, names, options):
     text += f"iterations of {first}, on {cpu()}, one core.\n\n"
     text += f"{markdown(['work', 'rows, weights', 's', *names], losses)}\n\n"
     if apart:
-        text += f"The time was another one, as a fraction, of {', '.join(apart)}.\n\n"
+        text += f"Other times, as fractions of the limit: {', '.join(apart)}.\n\n"
     return f"{text}Microseconds of an iteration:\n\n{markdown(['work', 'rows, weights', *names], times)}"
 
 

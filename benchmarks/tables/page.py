@@ -138,11 +138,11 @@ def _means(tables: Sequence[str], learners: list[str], found: Found) -> str:
     lines = _head(f"means over {len(shared)} tables", learners)
     lines.append(_line("rank by loss", np.array([one.mean(axis=1) for one in ranks]), 2))
     intervals = [f"{a:.2f} to {b:.2f}" for a, b in zip(low, high, strict=True)]
-    lines.append(f"| 95 % of it | {' | '.join(intervals)} |")
+    lines.append(f"| 95 % interval | {' | '.join(intervals)} |")
     lines.append(_line("loss", losses, 3))
     lines.append(_line("loss, 0 the least and 1 a constant's", between, 3))
     ratios = losses[:, :1] / losses
-    own = f"loss of {learners[0]} over its"
+    own = f"loss ratio, {learners[0]} over the other"
     lines.append(_cells(f"{own}, geometric mean", np.exp(np.log(ratios).mean(axis=0)), 3))
     lines.append(_cells(f"{own}, at most", ratios.max(axis=0), 2))
     lines.append(_line("score", means(lambda row: row["score"]), 3))
@@ -150,10 +150,10 @@ def _means(tables: Sequence[str], learners: list[str], found: Found) -> str:
         lines.append(_line(f"{what}, s", means(lambda row, what=what: row[what]["processor"]), 2))
         lines.append(_line(f"{what}, MB", means(lambda row, what=what: row[what]["MB"]), 0))
     seconds = means(lambda row: row["train"]["processor"])
-    times, took = seconds[:, :1] / seconds, f"time of {learners[0]} over its"
+    times, took = seconds[:, :1] / seconds, f"time ratio, {learners[0]} over the other"
     lines.append(_cells(f"{took}, in all", seconds[:, 0].sum() / seconds.sum(axis=0), 2))
     lines.append(_cells(f"{took}, at most", times.max(axis=0), 0))
-    lines.append(_cells(f"tables on which it is above {TIMES}", (times > TIMES).sum(axis=0), 0))
+    lines.append(_cells(f"tables with a time ratio above {TIMES}", (times > TIMES).sum(axis=0), 0))
     return _text(lines)
 
 

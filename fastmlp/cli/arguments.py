@@ -99,7 +99,7 @@ def widths(text: str) -> list[int]:
 
 # --- --layers
 
-KINDS: dict[str, type[Any]] = dict(sorted({**LAYERS, Normal.__name__: Normal}.items()))
+LAYER_TYPES: dict[str, type[Any]] = dict(sorted({**LAYERS, Normal.__name__: Normal}.items()))
 
 MOST_CHARACTERS = 10_000
 """The most characters of --layers, far below the depth limit of Python's parser."""
@@ -132,7 +132,7 @@ def _value(node: ast.expr) -> Any:
         case ast.Name(name):
             return name
         case ast.Call(ast.Name(name)):
-            kind = KINDS[checks.choice("layer", name, tuple(KINDS))]
+            kind = LAYER_TYPES[checks.choice("layer", name, tuple(LAYER_TYPES))]
             named = {str(given.arg): _value(given.value) for given in node.keywords}
             try:
                 return kind(*map(_value, node.args), **named)

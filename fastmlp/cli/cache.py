@@ -12,7 +12,7 @@ from fastmlp.cli.arguments import mistakes, network_of
 from fastmlp.model.state import DTYPES
 from fastmlp.system.private_files import PrivateDirectory
 
-KINDS = {
+CACHED = {
     "programs": "of backends, and of single networks",
     "functions": "that programs share: matrix products, activations, losses, optimisers",
     "constants": "that were measured on this processor",
@@ -72,7 +72,7 @@ def _cache(arguments: argparse.Namespace) -> int:
         counts[kind] += 1
         sizes[kind] += size
     print(f"directory  {folder.path}")
-    for kind, words in KINDS.items():
+    for kind, words in CACHED.items():
         if counts[kind]:
             print(f"{kind:<9}  {_shown(counts[kind], sizes[kind])} {words}")
     print(
@@ -103,7 +103,7 @@ def _show_what_serves(text: str) -> None:
 
 
 def _kind(name: str) -> str:
-    """Return a file's kind, of KINDS."""
+    """Return a file's kind, of CACHED."""
     from fastmlp.kernels.jit.entries import ENTRY_POINTS
 
     match name.rpartition(".")[2]:

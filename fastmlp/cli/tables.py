@@ -7,7 +7,9 @@ import contextlib
 import re
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +38,9 @@ from fastmlp.system.notices import say
 from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import MISSING
 from fastmlp.tables.frames import TableError, pl, separated
-from fastmlp.tables.kinds import KINDS
+from fastmlp.tables.kinds import COLUMN_KINDS
 from fastmlp.tables.reading import FORMATS, ReadOptions, read
-from fastmlp.tables.recipe import recipes_of
+from fastmlp.tables.settings import SETTINGS, Settings, recipes_of
 from fastmlp.tables.targets import with_targets
 from fastmlp.tables.tasks import TASKS, Classification, Regression
 from fastmlp.tables.writings import as_written
@@ -55,41 +57,11 @@ WRITTEN = {
 }
 """Further help for options of kinds."""
 
-OPTIONS = {
-    "--target": "COLUMN,COLUMN what is to be predicted; of several each",
-    "--output": "FILE write the model with its preprocessing to one file",
-    "--task": "NAME classification or regression; default by the target's values",
-    **{
-        f"--{name}": f"COLUMN,COLUMN take these as {kind.words_for}{WRITTEN.get(name, '')}"
-        for name, kind in KINDS.items()
-    },
-    "--missing": "TEXT,TEXT texts that say that there is no value; default NA, nan, null, ? and their like",
-    "--levels": "N levels of a category with a column each; others share one; default 5000, over 300 means",
-    "--test-share": "SHARE of rows held out; default 0.2",
-    "--test": "FILE a table whose rows the report is of; then no others are held out",
-    "--time": "COLUMN hold out the rows that are later by these dates or numbers",
-    "--group": "COLUMN hold out all rows of a group together, as those of a patient",
-    "--held-out": "FILE write the rows held out with their predictions",
-    "--rising": "COLUMN,COLUMN numbers with which predictions rise in every row; of two classes the second",
-    "--falling": "COLUMN,COLUMN numbers with which predictions fall",
-    "--loss": "NAME of numbers: squared, absolute, huber, poisson, gamma, or quantile:0.9; default squared",
-    "--target-transform": "NAME log: learn logarithms of a target above 0; auto: if the target is skewed",
-    "--threshold": "NUMBER least probability to predict the second class: 0.3, balanced, or costs like 5:1",
-    "--preset": "NAME fast, good or best: how much time is given; default good",
-    "--time-limit": "TIME end after 60s or 5m, with reading, compiling and the report",
-    "--members": "N networks of each recipe; default by the rows",
-    "--class-weight": "NAME balanced: every class counts the same",
-    "--json": " print one JSON object in place of the lines",
-}
-"""The options of tables only, each with metavar and help; None where not given."""
+SETTING = re.compile(r"^ {4}(\w+) : .*\n((?: {8}.*\n)+)", re.MULTILINE)
+"""A name and its text in a docstring."""
 
-TYPES = {"--levels": int, "--test-share": float, "--members": int}  # the types of numbers
-
-OF_TASKS = {
-    Classification.name: ("class_weight", "threshold"),
-    Regression.name: ("loss", "target_transform"),
-}
-"""Options of a single task."""
+OTHERWISE = "columns", "monotone", "random_state", "progress"
+"""Settings that the kinds, --rising and --falling, --seed, and the terminal give."""
 
 LEAST_LIMIT = 1e-3  # seconds of a time limit that reading has used up
 
@@ -97,24 +69,40 @@ HELD_COVERAGE = 0.9  # the coverage of intervals in a file of rows held out
 
 
 def add_options(train: argparse.ArgumentParser) -> None:
-    """Add the options of tables to `fastmlp train`."""
-    group = train.add_argument_group(
-        "tables", f"for a file {', '.join(FORMATS)} instead of the name of a data set"
-    )
-    for name, described_so in OPTIONS.items():
-        names, (metavar, _, text) = ["-o"] * (name == "--output") + [name], described_so.partition(" ")
-        if metavar:
-            action = "append" if name[2:] in KINDS else "store"
-            group.add_argument(*names, metavar=metavar, help=text, action=action, type=TYPES.get(name, str))
-        else:
-            group.add_argument(*names, help=text, action="store_true", default=None)
+    """Add the options of tables to `fastmlp train`: the command's, and those of `Settings` with its texts."""
+    known = vars(train.parse_args([""]))
+    formats = f"for a file {', '.join(FORMATS)} instead of the name of a data set"
+    add = train.add_argument_group("tables", formats).add_argument
+    columns = partial(add, metavar="COLUMN,COLUMN")
+    columns("--target", help="what is to be predicted; of several each")
+    add("-o", "--output", metavar="FILE", help="write the model with its preprocessing to one file")
+    add("--task", metavar="NAME", help="classification or regression; default by the target's values")
+    for name, kind in COLUMN_KINDS.items():
+        columns(_flag(name), action="append", help=f"take these as {kind.words_for}{WRITTEN.get(name, '')}")
+    add("--test-share", type=float, metavar="SHARE", help="of rows held out; default 0.2")
+    add("--test", metavar="FILE", help="a table whose rows the report is of; then no others are held out")
+    add("--held-out", metavar="FILE", help="write the rows held out with their predictions")
+    columns("--rising", help="numbers with which predictions rise in every row; of two classes the second")
+    columns("--falling", help="numbers with which predictions fall")
+    add("--json", action="store_true", default=None, help="print one JSON object in place of the lines")
+    every = {field.name: field for kind in SETTINGS.values() for field in fields(kind)}
+    texts = dict(re.findall(SETTING, "".join(kind.__doc__ or "" for kind in (Settings, *SETTINGS.values()))))
+    for name, field in every.items():
+        if name not in known and name not in OTHERWISE:
+            type_, text = int if str(field.type).startswith("int") else str, texts.get(name, "")
+            add(_flag(name), type=type_, help=" ".join(text.split()).replace("%", "%%"))
+    train.set_defaults(table_options=[name for name in vars(train.parse_args([""])) if name not in known])
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def refuse_options(arguments: argparse.Namespace) -> None:
     """Raise Mistake for an option of tables."""
-    for name in OPTIONS:
-        if getattr(arguments, name.removeprefix("--").replace("-", "_")) is not None:
-            raise Mistake(f"{name} is for tables, like data.csv; {arguments.dataset!r} is none")
+    for name in arguments.table_options:
+        if getattr(arguments, name) is not None:
+            raise Mistake(f"{_flag(name)} is for tables, like data.csv; {arguments.dataset!r} is none")
 
 
 def is_table(name: str) -> bool:
@@ -147,10 +135,10 @@ def train(arguments: argparse.Namespace) -> int:
     from fastmlp.tables.estimators import ESTIMATORS
 
     with telling(arguments.dataset):
-        limit = None if arguments.time_limit is None else _seconds("time-limit", arguments.time_limit)
         needed("polars", "table", "a table")
         seed, fraction = _refused_before_reading(arguments)
-        options, read_options = _options(arguments), _read_options(arguments)
+        options, read_options = _given(arguments), _read_options(arguments)
+        limit = options.pop("time_limit", None)
         frames = [read(arguments.dataset, read_options)]
         columns, whole = frames[0].columns, len(frames[0])
         options["monotone"] = dict.fromkeys(_names(arguments.rising, columns), 1)
@@ -160,15 +148,10 @@ def train(arguments: argparse.Namespace) -> int:
             if isinstance(kinds.get(name), str):
                 raise Mistake(f"column {name!r} is the target, which has no other kind")
         task = arguments.task or _task(frames[0], target, kinds, read_options.missing)
-        for other, names in OF_TASKS.items():
-            for name in names if other != task else ():
-                if options.pop(name) is not None:
-                    raise Mistake(f"--{name.replace('_', '-')} is for {other}s, and this is a {task}")
-        if task == Regression.name:
-            options["loss"] = options["loss"] or "squared"
-        estimator = ESTIMATORS[task](
-            **options, columns=kinds, missing=read_options.missing, random_state=seed, progress=None
-        )
+        other = next(name for name in SETTINGS if name != task)
+        for name in sorted(options.keys() - vars(SETTINGS[task]()).keys()):
+            raise Mistake(f"{_flag(name)} is for {other}s, and this is a {task}")
+        estimator = ESTIMATORS[task](**options, columns=kinds, random_state=seed, progress=None)
         if limit is not None:
             estimator.time_limit = max(LEAST_LIMIT, limit - (time.monotonic() - called))
         began = time.perf_counter()
@@ -251,22 +234,18 @@ def _how(arguments: argparse.Namespace) -> str:
     return "" if arguments.time is None else f"the later ones by {arguments.time}"
 
 
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the parameters of an estimator in the options of a training; ValueError for a mistake."""
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the given settings of an estimator; ValueError for a mistake."""
     check_precision(arguments.dtype, arguments.backend)
     refuse_with_layers(arguments)
-    names = "preset time group levels members class_weight threshold loss target_transform activation "
-    names += "optimizer learning_rate epochs batch_size dropout l2 backend threads dtype"
-    options = {name: getattr(arguments, name) for name in names.split()}
-    if arguments.activation is not None:
-        checks.choice("hidden activation", arguments.activation, HIDDEN)
-    with contextlib.suppress(ValueError, TypeError):
-        options["threshold"] = float(arguments.threshold)
-    for name, converted in (("hidden", widths), ("layers", layers_of)):
-        text = getattr(arguments, name)
-        options[name] = None if text is None else converted(text)
-    recipes_of(options | {"monotone": None, "loss": arguments.loss or "squared"})
-    return options
+    names = {field.name for kind in SETTINGS.values() for field in fields(kind)}
+    given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
+    for name, convert in CONVERSIONS.items():
+        if name in given:
+            given[name] = convert(given[name])
+    checks.choice("hidden activation", given.get("activation", "relu"), HIDDEN)
+    recipes_of(given)
+    return given
 
 
 def _seconds(name: str, text: str) -> float:
@@ -278,10 +257,27 @@ def _seconds(name: str, text: str) -> float:
     return float(match[1]) * units[match[2]]
 
 
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+CONVERSIONS: dict[str, Callable[[str], Any]] = {
+    "hidden": widths,
+    "layers": layers_of,
+    "missing": lambda text: text.split(","),
+    "threshold": _number_or_text,
+    "time_limit": partial(_seconds, "time-limit"),
+}
+"""Conversions of the texts of settings that are no texts and no numbers."""
+
+
 def _read_options(arguments: argparse.Namespace) -> ReadOptions:
     """Return the options for reading the file; `_kinds` reports wrong names after the reading."""
     kinds: dict[str, str] = {}
-    for kind in KINDS:
+    for kind in COLUMN_KINDS:
         for text in getattr(arguments, kind) or ():
             kinds |= dict.fromkeys((text, *text.split(",")), kind)
             kinds |= {name: "category" for name, _ in _halves(text)}  # which remains a text
@@ -299,7 +295,7 @@ def _halves(text: str) -> list[tuple[str, str]]:
 def _kinds(arguments: argparse.Namespace, columns: list[str]) -> dict[str, str | tuple[str, str]]:
     """Return the given kinds by column; a name may have a comma and = in it."""
     kinds: dict[str, str | tuple[str, str]] = {}
-    for kind in KINDS:
+    for kind in COLUMN_KINDS:
         for text in getattr(arguments, kind) or ():
             told = [] if text in columns else [half for half in _halves(text) if half[0] in columns]
             given = (kind, told[-1][1]) if told else kind

@@ -170,8 +170,8 @@ class SparseNumbers(InputBlock):
 
 Blocks = tuple[InputBlock, ...]
 
-KINDS = kinds_of(InputBlock)
-NAMES = [kind.__name__ for kind in KINDS]
+BLOCK_KINDS = kinds_of(InputBlock)
+NAMES = [kind.__name__ for kind in BLOCK_KINDS]
 
 
 def columns_of(inputs: int | Blocks) -> int:
@@ -201,7 +201,7 @@ def checked_inputs(given: Any, most: int) -> int | Blocks:
 
 
 def _checked(given: Any) -> Any:
-    checks.instance("a block of inputs", given, KINDS, f"{', '.join(NAMES[:-1])} or {NAMES[-1]}")
+    checks.instance("a block of inputs", given, BLOCK_KINDS, f"{', '.join(NAMES[:-1])} or {NAMES[-1]}")
     return given
 
 

@@ -16,7 +16,7 @@ from fastmlp.tables.frames import TableError, pl
 from fastmlp.tables.recipe import mean_outputs, rows_for
 from fastmlp.tables.tasks import Classification, Several
 
-MOST_CELLS = 1 << 22  # most derivatives by columns of X in memory at a time
+MOST_DERIVATIVES = 1 << 22  # most derivatives by columns of X in memory at a time
 
 
 class Attributed:
@@ -103,7 +103,7 @@ class Attributed:
         if not len(frame):
             raise TableError("there are no rows")
         encoding, start = self.encoding_, 0
-        most = max(1, MOST_CELLS // encoding.width)
+        most = max(1, MOST_DERIVATIVES // encoding.width)
         for batch in encoding.batches(frame, self.models_[0].parameters.dtype):
             for first in range(0, batch.shape[0], most):
                 part = batch[first : first + most]

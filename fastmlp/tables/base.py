@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from numbers import Real
 from typing import Any, Self
@@ -33,63 +32,17 @@ from fastmlp.tables.intervals import HeldErrors, errors_of, out_of_fold
 from fastmlp.tables.kinds import Scaled
 from fastmlp.tables.kinds import row_numbers as numbers_of_rows
 from fastmlp.tables.reading import ReadOptions, as_frame
-from fastmlp.tables.recipe import Recipe, balanced, have_three, may_embed, mean_outputs, recipes_of
+from fastmlp.tables.recipe import Recipe, balanced, have_three, may_embed, mean_outputs
 from fastmlp.tables.search import Deadline, RecipeGroup, TableTraining
+from fastmlp.tables.settings import Settings, recipes_of
 from fastmlp.tables.targets import with_targets
 from fastmlp.tables.tasks import Classification, Regression, Several, Task, learned_task
 from fastmlp.tables.writings import FoundWritings, Given, as_learned, as_written
 from fastmlp.trained.model import Model
 
 
-class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """Base of TableClassifier and TableRegressor, which differ in the target.
-
-    Parameters
-    ----------
-    columns : mapping of str to str or (str, str), optional
-        Kinds of columns in place of inferred kinds, by name: number, category, date, text or drop. A pair
-        adds how texts are written: ("number", "$1,234.50"), an example; ("date", "%m/%d/%Y"), a format, or
-        seconds, milliseconds, microseconds or nanoseconds since 1970.
-    time : str, optional
-        A column of dates or numbers, if the rows to predict are later: the later rows are held out, for
-        recipes, epochs and errors of intervals.
-    group : str, optional
-        A column of names, as of patients, if the rows to predict are of new groups: all rows of a group are
-        held out together. The column is not learned from, unless `columns` has its kind. With a time, too,
-        the groups that begin last are held out.
-    monotone : mapping of str to int, optional
-        1 for columns of numbers with rising predictions, -1 for falling predictions: exactly, for any two
-        rows that differ in such columns only. Of two classes, for the probability of the second; more classes
-        are refused. The hidden activation is relu, unless another activation that never falls is given.
-    missing : sequence of str, optional
-        Texts of missing values; None for NA, nan, null, ? and similar texts.
-    levels : int, optional
-        Most levels of a category with a column each, the most frequent first; other levels share a column.
-        None for 5000, and for mean targets in place of more than 300 levels.
-    preset : str, optional
-        The time: fast, good or best, the recipes of `PRESETS` with the given settings. Rows held out choose
-        between the recipes of a preset. None for good.
-    hidden : sequence of int, optional
-        Units of the hidden layers. Here and below, None for the settings of the preset's recipes.
-    layers : list of layers, optional
-        Hidden layers as of `fastmlp.Network`, in place of hidden, activation and dropout.
-    activation, optimizer : str, optional
-        Names, as for the command line.
-    learning_rate : float, optional
-        The rate of the first step, which falls to 0 along a cosine.
-    epochs, batch_size : int, optional
-    dropout, l2 : float, optional
-        As for `fastmlp.Network`.
-    members : int, optional
-        Number of networks of each recipe. The first networks, one to five, hold out parts of the rows, which
-        choose recipes and numbers of epochs; the others have all rows. The mean of the best recipes predicts.
-    time_limit : float, optional
-        Seconds of `fit`, with reading and compiling: a short time has fewer networks, epochs and
-        rows. Of `fastmlp train` with its report.
-    backend, threads, dtype : as for `fastmlp.fit`, "bfloat16" too; dtype float32 if None
-    random_state : int, RandomState or None
-    progress : bool or None
-        True for progress bars on stderr; None for bars on a terminal and in a notebook.
+class TableEstimator(Attributed, Exported, Settings, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Base of TableClassifier and TableRegressor, which differ in the target; the parameters are `Settings`.
 
     Attributes
     ----------
@@ -110,36 +63,6 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
 
     _task: str
     report_: dict[str, Any]
-
-    def __init__(
-        self,
-        *,
-        columns: Given | None = None,
-        time: str | None = None,
-        group: str | None = None,
-        monotone: Mapping[str, int] | None = None,
-        missing: Sequence[str] | None = None,
-        levels: int | None = None,
-        preset: str | None = None,
-        hidden: Sequence[int] | None = None,
-        layers: Sequence[Any] | None = None,
-        activation: str | None = None,
-        optimizer: str | None = None,
-        learning_rate: float | None = None,
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        dropout: float | None = None,
-        l2: float | None = None,
-        members: int | None = None,
-        time_limit: float | None = None,
-        backend: str = "auto",
-        threads: int | None = None,
-        dtype: Any = None,
-        random_state: Any = None,
-        progress: bool | None = False,
-    ) -> None:
-        given = locals()
-        self.__dict__ |= {name: given[name] for name in inspect.signature(TableEstimator).parameters}
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, test: Any = None) -> Self:
         """Learn the columns and train the networks.
@@ -252,7 +175,7 @@ class TableEstimator(Attributed, Exported, BaseEstimator):  # type: ignore[misc]
         given = {name: one if isinstance(one, str) else one[0] for name, one in (self.columns or {}).items()}
         if self.group is not None:
             given.setdefault(self.group, "drop")
-        if self.time in frame.columns and frame[self.time].dtype.is_numeric():
+        if self.time is not None and self.time in frame.columns and frame[self.time].dtype.is_numeric():
             given.setdefault(self.time, "number")  # also where the time numbers the rows
         for name in self.monotone or {}:
             given.setdefault(name, "number")

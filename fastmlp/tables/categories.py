@@ -43,7 +43,7 @@ TRUTH = {"1": "true", "0": "false"}  # numbers for truth values, where truth val
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?")
 """Texts of numbers; 007 is a code."""
 
-MOST_CLASSES = 10  # the most classes with mean targets: every class has a column of X
+MOST_MEAN_CLASSES = 10  # the most classes with mean targets: every class has a column of X
 MOST_MEANS = 100_000  # the most levels with a mean, the most frequent first
 LEAST_PRIOR, MOST_PRIOR = 0.5, 100.0  # bounds of `prior_of`: few levels, or levels of few rows, say little
 
@@ -179,7 +179,7 @@ class Targets(NamedTuple):
     @property
     def are_few(self) -> bool:
         """Whether levels have means: for numbers, and for few classes."""
-        return self.task.n_out <= MOST_CLASSES
+        return self.task.n_out <= MOST_MEAN_CLASSES
 
     def columns(self) -> Iterator[Array]:
         """Yield targets (rows,) with mean 0 and deviation 1; of classes the membership in each class."""

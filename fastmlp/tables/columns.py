@@ -37,6 +37,8 @@ Mean = Annotated[float, Meta(ge=-1e9, le=1e9)]
 MOST_LEVELS = 5000
 """The most levels of a category with a column of X each, by default; the most frequent come first."""
 
+ROWS_AT_ONCE = 1 << 16  # rows of a table that are encoded, or predicted, at a time, for a small memory
+
 MISSING = ("", "NA", "N/A", "n/a", "na", "NaN", "nan", "NULL", "Null", "null", "None", "none", "?")
 """Texts for a missing value, by default."""
 

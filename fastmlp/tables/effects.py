@@ -19,7 +19,7 @@ from fastmlp.tables.tasks import Classification
 
 REPEATS = 5  # permutations of each column
 
-MOST_ROWS, LEAST_ROWS, MOST_CELLS = 20_000, 50, 5_000_000
+MOST_SHUFFLED, LEAST_SHUFFLED, MOST_PREDICTED = 20_000, 50, 5_000_000
 """Most and fewest rows of permutations, drawn by the seed. In between, all permutations together read about
 so many cells: 500 columns take half a minute."""
 
@@ -59,8 +59,8 @@ def importances(
 
     encoding, task, models = estimator.encoding_, estimator.task_, estimator.models_
     columns, slices = [*encoding.slices], [*encoding.slices.values()]
-    each = MOST_CELLS // (repeats * len(columns) ** 2)
-    count = min(len(y), MOST_ROWS, max(LEAST_ROWS, each))
+    each = MOST_PREDICTED // (repeats * len(columns) ** 2)
+    count = min(len(y), MOST_SHUFFLED, max(LEAST_SHUFFLED, each))
     rows = np.sort(np.random.default_rng(seed).choice(len(y), count, replace=False))
     X, true, order = encoding.encoded(frame[rows], models[0].parameters.dtype), y[rows], np.arange(count)
 

@@ -14,9 +14,9 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.system.notices import Bar
 from fastmlp.tables.categories import Category, LevelMeans, Targets
-from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, numbers, parsed
+from fastmlp.tables.columns import MOST_LEVELS, ROWS_AT_ONCE, Array, Cells, Column, numbers, parsed
 from fastmlp.tables.frames import TableError, pl
-from fastmlp.tables.kinds import KINDS, ROW_NUMBERS, Dropped, Number, Text, inferred
+from fastmlp.tables.kinds import COLUMN_KINDS, ROW_NUMBERS, Dropped, Number, Text, inferred
 from fastmlp.tables.writings import FoundWritings, Writing
 
 MANY = 300
@@ -27,7 +27,6 @@ DENSE = 0.25
 
 FINGERPRINT_ROWS = 1000  # rows at the head of a table in the table's fingerprint
 MOST_NAMED = 10  # the most columns named in a warning
-TOGETHER = 1 << 16  # rows encoded at a time, for a small memory besides X
 
 
 def with_means(column: Column, series: pl.Series, targets: Targets | None) -> Column:
@@ -73,13 +72,13 @@ class Encoding:
         for name, kind in kinds_given.items():
             if name not in there:
                 checks.choice("column", name, frame.columns)
-            checks.choice(f"kind of column {name!r}", kind, tuple(KINDS))
+            checks.choice(f"kind of column {name!r}", kind, tuple(COLUMN_KINDS))
         columns: list[Column] = []
         with Bar(frame.width, "column", "columns", shown) as bar:
             for series in frame.get_columns():
                 column: Column
                 if series.name in kinds_given:
-                    column = KINDS[kinds_given[series.name]].learned(series, most_levels)
+                    column = COLUMN_KINDS[kinds_given[series.name]].learned(series, most_levels)
                 elif series.name in row_numbers:
                     column = Dropped(series.name, ROW_NUMBERS)
                 else:
@@ -216,7 +215,7 @@ class Encoding:
     def batches(
         self, frame: pl.DataFrame, dtype: Any = np.float32, given: Mapping[int, Array] | None = None
     ) -> Iterator[Any]:
-        """Yield X in batches of at most TOGETHER rows, at least one batch.
+        """Yield X in batches of at most ROWS_AT_ONCE rows, at least one batch.
 
         given : numbers (rows, width) in place of some columns' by index in `used`
         TableError for a missing column, or a value of another kind
@@ -226,15 +225,15 @@ class Encoding:
         for column in used:
             if column.name not in there:
                 raise TableError(f"there is no such column; there are: {checks.listed(names)}", column.name)
-        for start in range(0, max(1, len(frame)), TOGETHER):
+        for start in range(0, max(1, len(frame)), ROWS_AT_ONCE):
             try:
-                part = self._by_name(frame[start : start + TOGETHER])
+                part = self._by_name(frame[start : start + ROWS_AT_ONCE])
                 blocks = [column.encoded(part[column.name]) for column in used]
             except TableError as error:
                 raise error.within(None, start) from None
             for index, whole in (given or {}).items():
-                blocks[index] = blocks[index]._replace(values=whole[start : start + TOGETHER])
-            rows = min(TOGETHER, len(frame) - start)
+                blocks[index] = blocks[index]._replace(values=whole[start : start + ROWS_AT_ONCE])
+            rows = min(ROWS_AT_ONCE, len(frame) - start)
             yield self._sparse(rows, blocks, dtype) if self.is_sparse else self._dense(rows, blocks, dtype)
 
     def _by_name(self, frame: pl.DataFrame) -> dict[str, pl.Series]:
@@ -323,8 +322,8 @@ def in_doubt(rows: list[dict[str, Any]]) -> str:
 
 # --- codes -------------------------------------------------------------------------------------------------
 
-MOST_ROWS = 50_000  # rows of the test, drawn at random: even spaces in a periodic table may miss codes
-LEAST_CODES, LEAST_ROWS = 10, 5  # fewest codes of a column, and fewest rows of half of the codes
+ROWS_TESTED = 50_000  # rows of the test, drawn at random: even spaces in a periodic table may miss codes
+LEAST_CODES, ROWS_OF_A_CODE = 10, 5  # fewest codes of a column, and fewest rows of half of the codes
 CERTAIN = 7.0  # deviations of chance that the mean squared jump must exceed
 LARGEST = 9.0  # most of a squared jump in squared deviations: a single far target is no sign
 WORTH, PART = 0.05, 0.15  # least explained variance, of the targets and of all that the numbers explain
@@ -351,8 +350,8 @@ def with_codes(
     frame, levels, targets : as for `Encoding.learned`; given : names of columns that are numbers only
     """
     some = np.arange(len(frame))
-    if len(some) > MOST_ROWS:
-        some = np.sort(np.random.default_rng(0).choice(some, MOST_ROWS, replace=False))
+    if len(some) > ROWS_TESTED:
+        some = np.sort(np.random.default_rng(0).choice(some, ROWS_TESTED, replace=False))
     drawn, left = frame[some], np.column_stack([column[some] for column in targets.columns()])
     names = [one.name for one in encoding.columns if isinstance(one, Number) and one.name not in given]
     names = [name for name in names if are_codes(numbers(drawn[name]), left)]
@@ -378,7 +377,7 @@ def are_codes(values: Array, targets: Array) -> bool:
     """
     known = np.isfinite(values)
     different, indices, rows = np.unique(values[known], return_inverse=True, return_counts=True)
-    if (different % 1).any() or len(different) < LEAST_CODES or np.median(rows) < LEAST_ROWS:
+    if (different % 1).any() or len(different) < LEAST_CODES or np.median(rows) < ROWS_OF_A_CODE:
         return False
     return any(_jumps(indices, rows, target) for target in targets[known].T)
 

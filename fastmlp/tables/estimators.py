@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -15,23 +14,14 @@ from fastmlp.files import archive
 from fastmlp.tables.base import TableEstimator
 from fastmlp.tables.columns import Array
 from fastmlp.tables.intervals import HeldErrors, half_width, shifts
+from fastmlp.tables.settings import ClassificationSettings, RegressionSettings
 from fastmlp.tables.tasks import Classification, Regression
 
 
-class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class TableClassifier(ClassificationSettings, ClassifierMixin, TableEstimator):  # type: ignore[misc]
     """A classifier of the rows of a table.
 
-    The parameters and attributes are as of `TableEstimator`, and:
-
-    Parameters
-    ----------
-    class_weight : str, optional
-        "balanced" for equal weights of all classes, whatever their numbers of rows.
-    threshold : float or str, optional
-        Least probability for a prediction of the second of two classes. "balanced" has the greatest balanced
-        accuracy, and "5:1" the least cost if a missed row of the second class costs five times as much as a
-        false alarm: both on training rows that networks held out, as in scikit-learn's
-        TunedThresholdClassifierCV. None for a half.
+    The parameters are those of `ClassificationSettings`; the attributes are those of `TableEstimator`, and:
 
     Attributes
     ----------
@@ -41,12 +31,6 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
 
     _task = Classification.name
     score = TableEstimator.score
-
-    def __init__(
-        self, *, class_weight: str | None = None, threshold: float | str | None = None, **others: Any
-    ) -> None:
-        super().__init__(**others)
-        self.class_weight, self.threshold = class_weight, threshold
 
     @property
     def classes_(self) -> Array:
@@ -67,31 +51,14 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
         return self.outputs(X)
 
 
-class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class TableRegressor(RegressionSettings, RegressorMixin, TableEstimator):  # type: ignore[misc]
     """A regressor of the rows of a table.
 
-    The parameters and attributes are as of `TableEstimator`, and:
-
-    Parameters
-    ----------
-    loss : str
-        The minimised loss: squared, absolute, huber (squared up to a deviation by the quartiles, and linear
-        beyond), poisson (for targets of at least 0), gamma (above 0), or "quantile:0.9". The loss chooses
-        recipes and epochs, and is in the report. Predictions are means for squared, poisson and gamma,
-        medians for absolute, quantiles for quantile.
-    target_transform : str, optional
-        "log" for networks of the logarithm of targets above 0, with squared, absolute or quantile.
-        Predictions keep their meaning: exponentials, for squared times the ratio of sums on rows held out.
-        "auto" takes the logarithm if targets are above 0 and have a skewness above 1, and logarithms less
-        than half of it.
+    The parameters are those of `RegressionSettings`, and the attributes those of `TableEstimator`.
     """
 
     _task = Regression.name
     score = TableEstimator.score
-
-    def __init__(self, *, loss: str = "squared", target_transform: str | None = None, **others: Any) -> None:
-        super().__init__(**others)
-        self.loss, self.target_transform = loss, target_transform
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> tuple[Array, Array]:
         """Return the lower and upper ends, (rows,) each, of intervals with a fraction of the numbers.
@@ -136,13 +103,6 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # s
         assert isinstance(self.task_, Regression)
         return self.task_
 
-
-for _kind in (TableClassifier, TableRegressor):  # for help and for scikit-learn
-    _own = inspect.signature(_kind.__init__).parameters.values()
-    _all = inspect.signature(TableEstimator.__init__)
-    _kind.__init__.__signature__ = _all.replace(  # type: ignore[union-attr]
-        parameters=[*_all.parameters.values(), *(one for one in _own if one.kind == one.KEYWORD_ONLY)]
-    )
 
 ESTIMATORS: dict[str, type[TableClassifier] | type[TableRegressor]] = {
     one._task: one for one in (TableClassifier, TableRegressor)

@@ -22,7 +22,7 @@ from fastmlp.tables.columns import Array
 from fastmlp.tables.held_out import ALONE, Dependence
 
 MOST_ERRORS = 10_000  # most errors in a model; of more errors some, evenly spread over their order
-MOST_PLACES, LEAST_ROWS = 10, 50  # most predictions with a size of errors, and fewest rows of a mean size
+MOST_PLACES, ROWS_OF_A_SIZE = 10, 50  # most predictions with a size of errors, and fewest rows of a mean size
 LEAST_SIZE = 0.01  # least expected size over the mean size of all errors
 PARTS = 5  # parts of the errors: each part is divided by sizes of the other parts, for the choice of sizes
 COVERAGE = 0.9  # coverage of intervals in the choice of sizes
@@ -88,7 +88,7 @@ def errors_of(
     groups = dependence.independent(rows) if dependence.named else None
     if dependence.time is not None:
         return HeldErrors.of_one_size(errors * growth(errors, dependence.time[rows]), groups)
-    if not follows or (groups is not None and groups < 2 * LEAST_ROWS):
+    if not follows or (groups is not None and groups < 2 * ROWS_OF_A_SIZE):
         return HeldErrors.of_one_size(errors, groups)
     return scaled_errors(means, errors)._replace(groups=groups)
 
@@ -128,7 +128,7 @@ def _some(errors: Array) -> Array:
 
 def _sizes(means: Array, errors: Array) -> tuple[Array, Array]:
     """Return mean predictions (k,), ascending, and mean sizes of errors, over bins of equal size."""
-    count = max(1, min(MOST_PLACES, len(errors) // LEAST_ROWS))
+    count = max(1, min(MOST_PLACES, len(errors) // ROWS_OF_A_SIZE))
     bins = np.array_split(np.argsort(means, kind="stable"), count)
     places, firsts = np.unique([means[rows].mean() for rows in bins], return_index=True)
     sizes = np.array([np.abs(errors[bins[one]]).mean() for one in firsts])

@@ -239,7 +239,7 @@ class Dropped(Column):
         return self.reason
 
 
-KINDS: dict[str, type[Column]] = {kind.kind: kind for kind in (Number, Category, Date, Text, Dropped)}
+COLUMN_KINDS: dict[str, type[Column]] = {kind.kind: kind for kind in (Number, Category, Date, Text, Dropped)}
 """Every kind by name, for users and files."""
 
 
@@ -257,7 +257,7 @@ def robust(values: Array) -> tuple[float, float]:
 
 ROW_NUMBERS = "it numbers the rows"  # the reason to drop such a column
 FEW = 50  # the most different texts of a category, however few the rows are
-HEAD = 1000  # rows at the head of a column, looked at before all rows
+HEAD_ROWS = 1000  # rows at the head of a column, looked at before all rows
 WORDS = 3  # the least words of free text in the mean; fewer words are a name
 
 TOLD_APART = 0.5
@@ -307,7 +307,7 @@ def _distinct(series: pl.Series) -> int:
     if series.dtype.is_nested() or series.dtype == pl.Object:
         return len(series)
     if series.dtype.is_numeric():  # by NumPy, as polars takes 60 us for an expression of few rows
-        at_head = numbers(series[:HEAD])
+        at_head = numbers(series[:HEAD_ROWS])
         known = at_head[~np.isnan(at_head)]
         if (known != known[:1]).any():
             return 2
@@ -318,7 +318,7 @@ def _numbers_the_rows(series: pl.Series) -> bool:
     """Return whether numbers count up from about 0 or 1, with few gaps: the rows may be a part of a table."""
     if len(series) < 3 or series.null_count() or not 0 <= series[0] <= 10:
         return False
-    for part in (series[:HEAD], series):  # the head of a long column mostly shows it
+    for part in (series[:HEAD_ROWS], series):  # the head of a long column mostly shows it
         with np.errstate(invalid="ignore"):  # of infinite numbers
             steps = np.diff(numbers(part))
             if not ((steps >= 1) & (steps % 1 == 0)).all():

@@ -29,7 +29,7 @@ from fastmlp.tables.frames import (
     frame_of,
     pl,
 )
-from fastmlp.tables.kinds import KINDS
+from fastmlp.tables.kinds import COLUMN_KINDS
 from fastmlp.tables.writings import writing_of
 
 
@@ -64,7 +64,7 @@ class ReadOptions:
 
     def read_as(self) -> dict[str, str]:
         """Return the kinds of the values of texts, by column: number, date or text."""
-        return {name: KINDS[kind].read_as for name, kind in self.kinds.items() if kind in KINDS}
+        return {name: COLUMN_KINDS[kind].read_as for name, kind in self.kinds.items() if kind in COLUMN_KINDS}
 
 
 DEFAULTS = ReadOptions()

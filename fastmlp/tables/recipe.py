@@ -1,31 +1,25 @@
-"""Recipes of networks on a table, with measured defaults (docs/measured/tables.md); settings; inputs."""
+"""Recipes of networks on a table, with measured defaults (docs/measured/tables.md), and their inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import Any
 
 import numpy as np
 
-from fastmlp import checks
-from fastmlp.backend.registry import backends, mixed_backend
-from fastmlp.model.activations import Activation
 from fastmlp.model.averages import EMA, with_average
 from fastmlp.model.component import Part
 from fastmlp.model.descriptions import described
 from fastmlp.model.embeddings import NumberEmbedding, Periodic, PiecewiseLinear
 from fastmlp.model.inputs import Blocks, Numbers, SparseNumbers, sparse_columns
-from fastmlp.model.layers import Dense, Dropout, checked_layers
+from fastmlp.model.layers import Dense, Dropout
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME, AdamW, Optimizer
 from fastmlp.model.schedules import Cosine
-from fastmlp.model.state import is_bfloat16
 from fastmlp.tables.columns import Array, BelowOne, Count, Size, Whole
-from fastmlp.tables.tasks import Several, Task, check_transform, costs_of
-from fastmlp.tables.writings import Writing
+from fastmlp.tables.tasks import Several, Task
 from fastmlp.trained.model import Model
 
 MOST_EPOCHS = 400  # most epochs of a network by default; nearly all networks end before
@@ -37,8 +31,6 @@ MEMBER_VISITS = 60_000_000  # most rows in all epochs of all networks by default
 
 MANY_ROWS, ENOUGH_ROWS = 3500, 5000
 """From the first number of rows on, recipes have two networks; from the second on, one; see `search`."""
-
-MOST_MEMBERS = 1000  # most networks of a recipe
 
 
 @dataclass(frozen=True)
@@ -155,106 +147,11 @@ def candidates(preset: str, given: Mapping[str, Any]) -> tuple[Recipe, ...]:
     return tuple(dict.fromkeys(replace(recipe, **given) for recipe in recipes))
 
 
-# --- settings of an estimator ---------------------------------------------------------------------------
-
-
-def _text(name: str, value: object) -> str:
-    checks.instance(name, value, str, "a name" if name == "activation" else "the name of a column")
-    return str(value)
-
-
-def _hidden(name: str, widths: Any) -> tuple[int, ...]:
-    if not isinstance(widths, Sequence | np.ndarray) or isinstance(widths, str) or not np.ndim(widths):
-        raise TypeError(f"{name} must be widths like (128, 64), got {checks.shown(widths)}")
-    return tuple(checks.whole("a hidden layer", width, 1) for width in widths)
-
-
-def _layers(name: str, layers: Any) -> tuple[Part, ...]:
-    made = checked_layers(layers)
-    operations = Network(inputs=1, layers=[*made, Dense(1)]).operations
-    if any(isinstance(one.activation, Activation) for one in operations):
-        raise ValueError("layers of a table have activations by name: its file holds no code")
-    return made
-
-
-def _threshold(name: str, value: object) -> object:
-    if isinstance(value, str):
-        return value == "balanced" or costs_of(value)
-    return checks.real(name, value, 0, 1, open_low=True, open_high=True)
-
-
-def _monotone(name: str, signs: Any) -> None:
-    checks.instance(name, signs, Mapping, "a mapping of names of columns to 1 or -1")
-    for column, sign in signs.items():
-        checks.whole(f"monotone[{column!r}]", sign, -1, 1)
-
-
-def _columns(name: str, kinds: Any) -> None:
-    if not isinstance(kinds, Mapping):
-        raise TypeError(f"columns must map names to kinds, got {checks.shown(kinds)}")
-    for column, kind in kinds.items():
-        if not isinstance(kind, str):
-            if not isinstance(kind, Sequence) or [*map(type, kind)] != [str, str]:
-                raise TypeError(f"kind of column {column!r} must be a text, or two, got {checks.shown(kind)}")
-            Writing(str(column), *kind)
-
-
-def _missing(name: str, texts: Any) -> None:
-    is_sequence = isinstance(texts, Sequence) and not isinstance(texts, str)
-    if not (is_sequence and all(isinstance(text, str) for text in texts)):
-        raise TypeError(f"missing must be a sequence of texts, got {checks.shown(texts)}")
-
-
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    **dict.fromkeys(("threads", "levels", "epochs", "batch_size"), partial(checks.whole, low=1)),
-    **dict.fromkeys(("time", "group", "activation"), _text),
-    **dict.fromkeys(("learning_rate", "dropout", "l2"), checks.real),
-    "time_limit": partial(checks.real, low=0, open_low=True),
-    "members": partial(checks.whole, low=1, high=MOST_MEMBERS),
-    "threshold": _threshold,
-    "monotone": _monotone,
-    "columns": _columns,
-    "missing": _missing,
-    "hidden": _hidden,
-    "layers": _layers,
-    "optimizer": partial(checks.choice, choices=tuple(BY_NAME)),
-    "preset": partial(checks.choice, choices=tuple(PRESETS)),
-    "class_weight": partial(checks.choice, choices=("balanced",)),
-}
-"""The check of each setting but None, which returns the setting in Python's types.
-
-Networks and optimisers check the ranges of numbers."""
-
-
-def recipes_of(settings: Mapping[str, Any]) -> tuple[Recipe, ...]:
-    """Return the recipes for the choice by rows held out.
-
-    settings : the parameters of an estimator, None for a default; ValueError or TypeError for a mistake
-    """
-    if is_bfloat16(settings["dtype"]):
-        mixed_backend(settings["backend"])
-    else:
-        checks.choice("backend", settings["backend"], ("auto", *backends()))
-    given = {name: value for name, value in settings.items() if value is not None and name in _CHECKS}
-    given = {name: _CHECKS[name](name, value) for name, value in given.items()}
-    if "loss" in settings:
-        check_transform(settings["loss"], settings["target_transform"])
-    if settings["monotone"] and "layers" not in given:
-        given = {"activation": "relu"} | given
-    if "layers" in given:
-        if others := {"hidden", "activation", "dropout"} & given.keys():
-            raise ValueError(f"layers says what the hidden layers are; leave out {min(others)}")
-        given["hidden"] = ()
-    preset, balanced = given.get("preset", "good"), "class_weight" in given
-    given = {field.name: given[field.name] for field in fields(Recipe) if field.name in given}
-    return tuple(replace(recipe, balanced=balanced) for recipe in candidates(preset, given))
-
-
 # --- inputs of networks ------------------------------------------------------------------------------------
 
 MOST_UNITS = 512  # units of all columns of X together, about: many columns have fewer units each
 LEAST_WIDTH = 2  # the least outputs of a column's linear layer
-TOGETHER = 1 << 20  # numbers of X looked at together, for a small memory
+NUMBERS_AT_ONCE = 1 << 20  # numbers of X looked at together, for a small memory
 
 
 def may_embed(X: Any, numbers: int) -> bool:
@@ -268,7 +165,7 @@ def have_three(X: Any, numbers: int) -> Array:
     X : dense, or CSR; of CSR the columns before the mostly empty columns may be embedded, so many numbers
     """
     columns = X.shape[1] if isinstance(X, np.ndarray) else numbers
-    step = max(1, TOGETHER // max(1, columns))
+    step = max(1, NUMBERS_AT_ONCE // max(1, columns))
 
     def batches() -> Iterator[Array]:
         for start in range(0, X.shape[0], step):

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp.system.notices import Bar
-from fastmlp.tables.columns import Array
-from fastmlp.tables.encoding import TOGETHER
+from fastmlp.tables.columns import ROWS_AT_ONCE, Array
 from fastmlp.tables.frames import pl
 from fastmlp.tables.recipe import mean_outputs
 from fastmlp.tables.search import Deadline
@@ -91,7 +90,7 @@ def in_parts(outputs: Outputs, parts: Iterable[Any], rows: int, what: str, shown
 def outputs_in_parts(estimator: Any, X: Any) -> Array:
     """Return the outputs (rows, n_out) of an estimator for encoded rows, with a bar."""
     rows, models = X.shape[0], estimator.models_
-    parts = (X[start : start + TOGETHER] for start in range(0, rows, TOGETHER))
+    parts = (X[start : start + ROWS_AT_ONCE] for start in range(0, rows, ROWS_AT_ONCE))
     return in_parts(lambda part: mean_outputs(models, part), parts, rows, "scores", estimator.progress)
 
 

@@ -46,7 +46,7 @@ MORE_RATE = 0.1  # fraction of the learning rate for more training on other rows
 NETWORKS_FRACTION = 0.93  # of the limit, for networks and all work before; the rest is for scores and files
 JUDGED_AFTER = 0.1  # fraction of a network's time after which the pace is known
 RESERVE = 0.9  # fraction of the epochs by the pace: another epoch may take longer
-LEAST_ROWS = 1000  # fewest training rows of a network, however short the time
+LEAST_PART = 1000  # fewest training rows of a network, however short the time
 SLOWEST = 6  # time of the slowest recipe over that of the first recipe, at most, for the same rows
 COMPILING = 20.0  # seconds of compiling on a busy machine, with the compiler's start
 
@@ -543,7 +543,7 @@ def within(
 
 def fewer(part: Part, fraction: float) -> Part:
     """Return a fraction of the rows to train on and of those held out, evenly spread."""
-    counts = (min(len(rows), max(LEAST_ROWS, int(fraction * len(rows)))) for rows in part)
+    counts = (min(len(rows), max(LEAST_PART, int(fraction * len(rows)))) for rows in part)
     trained, held = (
         rows[np.linspace(0, len(rows) - 1, count).astype(int)]
         for rows, count in zip(part, counts, strict=True)

@@ -28,8 +28,9 @@ from fastmlp.tables.columns import Array, Column, Count, Size, Whole
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.frames import different
 from fastmlp.tables.intervals import HeldErrors
-from fastmlp.tables.kinds import KINDS, Number, Text
-from fastmlp.tables.recipe import MOST_MEMBERS, Recipe
+from fastmlp.tables.kinds import COLUMN_KINDS, Number, Text
+from fastmlp.tables.recipe import Recipe
+from fastmlp.tables.settings import MOST_MEMBERS
 from fastmlp.tables.tasks import TASKS, Classification, Regression, Several, Task, check_transform
 from fastmlp.tables.tasks import described as described_task
 from fastmlp.tables.writings import Writing
@@ -40,7 +41,7 @@ msgspec = needed("msgspec", "table", "the file of a table's model")
 Record = TypeVar("Record")
 
 FORMAT = "table 1"  # the version of the format; files of another version are refused
-MOST_ROWS = 2**53  # the most rows of all levels of a category, for an exact sum
+EXACT_ROWS = 2**53  # the most rows of all levels of a category, for an exact sum
 ERRORS = ("scaled", "places", "sizes")  # the arrays of errors in a file
 
 
@@ -209,7 +210,7 @@ def columns_of(descriptions: Sequence[dict[str, Any]]) -> tuple[Column, ...]:
 
 
 def _column(description: dict[str, Any]) -> Column:
-    kind = KINDS[checks.choice("kind of column", description["kind"], tuple(KINDS))]
+    kind = COLUMN_KINDS[checks.choice("kind of column", description["kind"], tuple(COLUMN_KINDS))]
     kind = LevelMeans if kind is Category and "means" in description else kind
     column = _typed(msgspec.convert, description, kind)
     names = column.words if isinstance(column, Text) else getattr(column, "levels", ())
@@ -223,7 +224,7 @@ def _column(description: dict[str, Any]) -> Column:
             raise ValueError(f"a category has {levels} levels, {rows} numbers of rows and {means} means")
         if not column.levels or column.rest or column.beyond:
             raise ValueError("a category with mean targets has levels, and none that share a column")
-        checks.whole("rows of a level", max(column.rows), 1, MOST_ROWS // levels)
+        checks.whole("rows of a level", max(column.rows), 1, EXACT_ROWS // levels)
     return column
 
 

@@ -13,15 +13,13 @@ from fastmlp import checks
 from fastmlp.model.heads import Head
 from fastmlp.model.loss import Loss
 from fastmlp.model.losses import Quantiles
-from fastmlp.tables.columns import Array, Finite, Positive, Share
+from fastmlp.tables.columns import ROWS_AT_ONCE, Array, Finite, Positive, Share
 from fastmlp.tables.frames import TableError
 
 MOST_CLASSES = 20  # most different whole numbers in a target of classes, unless the task is given
-MOST_CELLS = 1 << 31  # most classes times rows: a training has a float32 for each
+MOST_MEMBERSHIPS = 1 << 31  # most classes times rows: a training has a float32 for each
 MOST_BINS, BIN_ROWS = 10, 20  # most bins of a calibration by rising probability, and fewest rows of a bin
-TOGETHER = 1 << 16  # rows of a target that are Python's objects at a time
 NORMAL_QUARTILES = 1.349  # distance of the quartiles of a normal distribution, in deviations
-
 
 OutputLink = tuple[float, float, bool]
 """A prediction's factor, constant and exp: factor * output + constant, with exp the exponential of that."""
@@ -48,7 +46,7 @@ class Classification:
     @classmethod
     def learned(cls, y: Array) -> Classification:
         """Return the task of some targets; TableError for a single class, or for too many classes."""
-        batches = (y[start : start + TOGETHER].tolist() for start in range(0, len(y), TOGETHER))
+        batches = (y[start : start + ROWS_AT_ONCE].tolist() for start in range(0, len(y), ROWS_AT_ONCE))
         classes = sorted(set().union(*batches))  # for texts faster than np.unique, which sorts all rows
         if len(classes) < 2:
             raise TableError(f"a classification needs two classes, got only {checks.shown(classes[0])}")
@@ -58,7 +56,7 @@ class Classification:
                 f"{counts}, too many to learn: choose the task regression if they are numbers, "
                 "or another target"
             )
-        if len(classes) * len(y) > MOST_CELLS:
+        if len(classes) * len(y) > MOST_MEMBERSHIPS:
             raise TableError(f"{counts}, more than fit into memory: put rare ones together")
         return cls(tuple(classes))
 

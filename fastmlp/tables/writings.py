@@ -16,7 +16,7 @@ from fastmlp.tables.columns import ISO, MOSTLY, moments, parsed
 from fastmlp.tables.frames import TableError, frame_of, pl
 from fastmlp.tables.tasks import MOST_CLASSES, Classification
 
-HEAD = 100  # different texts at the head of a column that are looked at before all of them
+HEAD_TEXTS = 100  # different texts at the head of a column that are looked at before all of them
 
 CURRENCY = (
     r"[A-Z]{0,3}\p{Sc}|Rs\.?|kr\.?|Fr\.?|AUD|BRL|CAD|CHF|CNY|CZK|DKK|EUR|GBP|HKD|HUF|INR|JPY|KRW|MXN|NOK|NZD|PLN|"
@@ -203,7 +203,7 @@ def writing_of(series: pl.Series, kind: str | None = None) -> Writing | Ambiguit
     kind : number or date, to look for one kind only
     """
     found: Writing | Ambiguity | None = None
-    for texts in (series[: 10 * HEAD].drop_nulls().unique(maintain_order=True)[:HEAD], series):
+    for texts in (series[: 10 * HEAD_TEXTS].drop_nulls().unique(maintain_order=True)[:HEAD_TEXTS], series):
         texts = texts.drop_nulls().unique(maintain_order=True)
         if not len(texts):
             continue
@@ -282,7 +282,7 @@ def _are_thousands(digits: pl.Series) -> bool:
 
 def _of_dates(values: pl.Series) -> Writing | Ambiguity | None:
     forms: dict[str, int] = {}
-    for text in values[:HEAD]:
+    for text in values[:HEAD_TEXTS]:
         for form in _forms(text.strip()):
             forms[form] = forms.get(form, 0) + 1
     used, left = [], values

@@ -44,8 +44,8 @@ def check(component: Activation | Layer | Loss | str) -> None:
     The derived slope is compared with differences of the function, a given slope with the derived slope, from
     -1e4 to 1e4 where the function is finite. At a kink of the function a slope may be any number between the
     slopes on both sides. In float32 and float64 the slope must not be NaN where the function is finite. Of a
-    `Layer` the derivatives of a weighted sum of a row's outputs by each
-    unit and each parameter are compared, at drawn parameters.
+    `Layer` the derivatives of a weighted sum of a row's outputs by each unit and each parameter are compared,
+    at drawn parameters.
 
     Parameters
     ----------

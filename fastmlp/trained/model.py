@@ -34,7 +34,7 @@ PART_ROWS = 1024
 
 
 class ResumableTraining(Protocol):
-    """The training for `fit_more` (`fastmlp.training.more.Continuation`)."""
+    """The training for `fit_more` (`fastmlp.training.snapshot.Snapshot`)."""
 
     def go_on(self, model: Model, X: Any, y: Any, epochs: int, options: dict[str, Any]) -> Model:
         """Return the model after more epochs of the training."""

@@ -9,7 +9,7 @@ from support import needs
 from support.processes import python
 
 import fastmlp
-from fastmlp.cli.cache import KINDS
+from fastmlp.cli.cache import CACHED
 from fastmlp.kernels.jit import engine, store
 from fastmlp.kernels.jit.store import MachineCode
 
@@ -51,7 +51,7 @@ def test_it_is_listed_by_kind(place, filled, command):
     assert {kind: count for kind, (count, _) in by_kind.items()} == {
         "programs": 3, "functions": 2, "constants": 1, "abandoned": 1, "locks": 1, "together": 8,
     }  # fmt: skip
-    assert {*by_kind} == {*KINDS, "together"}
+    assert {*by_kind} == {*CACHED, "together"}
     files = [path.stat().st_size for path in place.iterdir()]
     assert by_kind["together"] == (len(files), sum(files))
     assert "at most 537 MB are kept" in found

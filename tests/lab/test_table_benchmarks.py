@@ -47,7 +47,7 @@ def test_the_report_has_ranks_of_tables_that_all_learners_have():
     assert "| spam7 | 1 | 2.000 | **1.000** | did not end |" in lines
     assert "| means over 2 tables | fastmlp | CatBoost |" in lines
     assert "| rank by loss | 1.50 | 1.50 |" in lines
-    assert "| 95 % of it | 1.00 to 2.00 | 1.00 to 2.00 |" in lines
+    assert "| 95 % interval | 1.00 to 2.00 | 1.00 to 2.00 |" in lines
     assert "| loss, 0 the least and 1 a constant's | 0.167 | 0.250 |" in lines
 
 

@@ -2,12 +2,13 @@
 
 PLACES = {
     **dict.fromkeys(("MANY", "DENSE"), "encoding"),
-    "TOGETHER": "encoding recipe",
+    "ROWS_AT_ONCE": "encoding",
+    "NUMBERS_AT_ONCE": "recipe",
     "MOST_MEANS": "categories",
     "WORDS_OF": "kinds",
     **dict.fromkeys(("BLOCK", "LONGEST"), "reading"),
-    **dict.fromkeys(("LEAST_ROWS", "MARGIN"), "search"),
-    "MOST_CELLS": "effects",
+    **dict.fromkeys(("LEAST_PART", "MARGIN"), "search"),
+    "MOST_PREDICTED": "effects",
     "LINEAR_ROWS": "report",
 }
 """The modules that have a constant."""

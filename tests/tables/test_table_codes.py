@@ -15,7 +15,7 @@ from support.table_bounds import bound
 
 from fastmlp import Dense, LayerNorm, TableClassifier, TableRegressor
 from fastmlp.tables.categories import LevelMeans, Targets
-from fastmlp.tables.encoding import LEAST_ROWS, Encoding, are_codes, with_codes
+from fastmlp.tables.encoding import ROWS_OF_A_CODE, Encoding, are_codes, with_codes
 from fastmlp.tables.frames import TableError
 from fastmlp.tables.tasks import Classification, Regression
 
@@ -207,8 +207,8 @@ def test_codes_of_a_long_periodic_table_are_found(cycle):
 
 def test_a_name_of_few_rows_says_what_its_code_says():
     """A regression that shrank the effects of names would leave a part of them, which jumps."""
-    code = np.arange(ROWS) // LEAST_ROWS
-    y = np.random.default_rng(4).normal(size=ROWS // LEAST_ROWS)[code] + 0.1 * NOISE
+    code = np.arange(ROWS) // ROWS_OF_A_CODE
+    y = np.random.default_rng(4).normal(size=ROWS // ROWS_OF_A_CODE)[code] + 0.1 * NOISE
     frame = pl.DataFrame({"x": code, "other": NOISE[::-1]})
     assert found(frame, y) == ["x"]
     assert found(frame.with_columns(name=pl.Series([f"district {one}" for one in code])), y) == []

@@ -21,7 +21,7 @@ from fastmlp.tables import search
 from fastmlp.tables.recipe import PRESETS, Recipe
 from fastmlp.tables.report import simpler
 from fastmlp.tables.search import (
-    LEAST_ROWS,
+    LEAST_PART,
     NETWORKS_FRACTION,
     SLOWEST,
     Deadline,
@@ -75,7 +75,7 @@ def test_what_a_limit_has_no_room_for_has_one_epoch_of_few_rows():
     model = TableRegressor(**QUICK, time_limit=1e-6)
     says = (
         "^time_limit=1e-06 left room for 1 of 3 recipes, 1 of 7 networks, 1 of 400 epochs, "
-        f"{LEAST_ROWS + 400} of 2000 rows$"
+        f"{LEAST_PART + 400} of 2000 rows$"
     )
     with pytest.warns(UserWarning, match=says):
         model.fit(rows_of_numbers(2000), "y")

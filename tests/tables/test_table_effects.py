@@ -17,7 +17,7 @@ from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables import effects as of_effects
 from fastmlp.tables.effects import (
     EFFECT_ROWS,
-    LEAST_ROWS,
+    LEAST_SHUFFLED,
     REPEATS,
     effects,
     importances,
@@ -77,13 +77,13 @@ def test_shuffled_columns_of_x_are_those_of_shuffled_columns():
             assert not np.array_equal(changed, before)
 
 
-@pytest.mark.parametrize(("most", "count"), [(1, LEAST_ROWS), (400_000, 200), (10**6, 400)])
+@pytest.mark.parametrize(("most", "count"), [(1, LEAST_SHUFFLED), (400_000, 200), (10**6, 400)])
 def test_importances_of_many_columns_predict_fewer_rows_of_each(monkeypatch, most, count):
     rng = np.random.default_rng(0)
     X, predicted = rng.normal(size=(400, 20)), []
     frame = pl.DataFrame(X, schema=[f"x{place}" for place in range(X.shape[1])])
     model = TableRegressor(**{**QUICK, "epochs": 5}).fit(frame, X[:, 0])
-    bound(monkeypatch, MOST_CELLS=most)
+    bound(monkeypatch, MOST_PREDICTED=most)
 
     def counted(models, X):
         return predicted.append(len(X)) or mean_outputs(models, X)

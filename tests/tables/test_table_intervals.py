@@ -14,7 +14,7 @@ from support.flats import QUICKLY
 
 from fastmlp import TableRegressor
 from fastmlp.files import archive
-from fastmlp.tables.intervals import LEAST_ROWS, HeldErrors, half_width, scaled_errors
+from fastmlp.tables.intervals import ROWS_OF_A_SIZE, HeldErrors, half_width, scaled_errors
 from fastmlp.tables.report import held_fractions
 
 QUICK = {
@@ -140,7 +140,7 @@ def test_a_bound_counts_a_new_error_among_those_that_are_known():
 
 
 def test_one_width_where_rows_are_few():
-    predicted, errors = np.random.default_rng(0).normal(size=(2, 2 * LEAST_ROWS - 1))
+    predicted, errors = np.random.default_rng(0).normal(size=(2, 2 * ROWS_OF_A_SIZE - 1))
     found = scaled_errors(predicted, errors)
     np.testing.assert_array_equal(found.scaled, np.sort(errors))
     np.testing.assert_array_equal(found.sizes_at(predicted), 1)

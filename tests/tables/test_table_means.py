@@ -168,7 +168,7 @@ def test_means_of_the_rows_before_are_the_same_in_pieces(monkeypatch, dense):
     bound(monkeypatch, DENSE=dense)
     expected, whole = encoding.encoded(frame, targets=targets), encoding.encoded(frame)
     assert (whole != expected).sum() > 100
-    bound(monkeypatch, TOGETHER=7)
+    bound(monkeypatch, ROWS_AT_ONCE=7)
     got = encoding.encoded(frame, targets=targets)
     assert isinstance(got, np.ndarray) == (not encoding.is_sparse) == (dense == 0)
     got, expected = (one if dense == 0 else one.toarray() for one in (got, expected))

@@ -166,7 +166,7 @@ def test_columns_of_three_numbers_have_bins():
 
 def test_numbers_of_a_large_table_are_looked_at_in_parts(monkeypatch):
     """The third number of a column stands in the last part, or only the parts together have three."""
-    bound(monkeypatch, TOGETHER=10)
+    bound(monkeypatch, NUMBERS_AT_ONCE=10)
     X = np.zeros((7, 5), np.float32)
     X[:, 0] = [0, 0, 1, 1, 1, 0, 2]
     X[:, 1] = [3, 3, 2, 2, 1, 1, 1]

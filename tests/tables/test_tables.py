@@ -18,7 +18,7 @@ from fastmlp import TableRegressor
 from fastmlp.tables.columns import CLIP
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.frames import TableError, separated
-from fastmlp.tables.kinds import FARTHEST, HEAD, KINDS, robust
+from fastmlp.tables.kinds import COLUMN_KINDS, FARTHEST, HEAD_ROWS, robust
 from fastmlp.tables.reading import as_frame
 from fastmlp.tables.storage import columns_of
 
@@ -155,7 +155,7 @@ def test_rows_are_encoded_in_pieces(monkeypatch, drop):
     frame = mixed().drop(drop)
     encoding = Encoding.learned(frame)
     whole = encoding.encoded(frame)
-    bound(monkeypatch, TOGETHER=7)
+    bound(monkeypatch, ROWS_AT_ONCE=7)
     pieces = encoding.encoded(frame)
     assert pieces.shape == (ROWS, encoding.width)
     assert pieces.dtype == np.float32
@@ -166,7 +166,7 @@ def test_rows_are_encoded_in_pieces(monkeypatch, drop):
     np.testing.assert_array_equal(pieces, whole)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", COLUMN_KINDS)
 def test_a_kind_is_json_and_comes_back(kind):
     frame = mixed()
     name = {"number": "size", "date": "when", "text": "note"}.get(kind, "city")
@@ -187,7 +187,7 @@ def test_a_kind_is_json_and_comes_back(kind):
     ],
 )
 def test_a_description_that_is_none_is_refused(change, says):
-    described = KINDS["number"].learned(pl.Series("x", [1.0, 2.0])).described
+    described = COLUMN_KINDS["number"].learned(pl.Series("x", [1.0, 2.0])).described
     with pytest.raises(ValueError, match=says):
         columns_of([described | change])
 
@@ -275,7 +275,7 @@ def test_frames_of_pandas_are_those_of_polars():
 
 
 def test_numbers_that_differ_behind_the_head_alone_are_learned():
-    rows = 2 * HEAD
+    rows = 2 * HEAD_ROWS
     frame = pl.DataFrame(
         {"late": [1.0] * (rows - 2) + [2.0, 3.0], "none": [1.0] * rows, "early": range(0, 7 * rows, 7)}
     )

@@ -22,8 +22,8 @@ from fastmlp.kernels.codegen.symbols import FLOATS, INT, ITEMSIZE, Symbol
 from fastmlp.kernels.codegen.vectors import NOTHING, ascending, counted, shifted, smaller
 from fastmlp.kernels.gemm.microkernel import (
     ALL_TILES,
-    KINDS,
     MACHINE,
+    PANEL_LAYOUTS,
     STORE,
     VECTORS,
     Stack,
@@ -46,7 +46,7 @@ MOST_ACROSS = 4
 class Operands(NamedTuple):
     """The operands of a product: addresses in memory, and numbers (LLVM values, `Symbol`s or integers). Rows are in bytes.
 
-    a, a_row, a_step, order, known : as `microkernel.Stack`; kind : an index in `microkernel.KINDS`
+    a, a_row, a_step, order, known : as `microkernel.Stack`; kind : an index in `microkernel.PANEL_LAYOUTS`
     b : B, or its transpose; panel : scratch for a panel of B, as deep as B and as wide as a tile
     start, start_row : nothing for 0, or where the chain of (m, n) starts (a bias, or c to resume); for GATE what gates
     rows, columns, depth : the rows of A, the columns of B, the terms of each sum
@@ -98,7 +98,7 @@ def cuts(machine, kind):
     return table
 
 
-CUTS = np.stack([cuts(MACHINE, kind) for kind in KINDS])
+CUTS = np.stack([cuts(MACHINE, kind) for kind in PANEL_LAYOUTS])
 
 
 def next_stack(build, kind, vectors, left):
@@ -145,7 +145,7 @@ def emit_product(build, arguments, kinds, code):
     has_start = Symbol(build, build.icmp_unsigned("!=", o.start, NOTHING))
     start_row = where(has_start, o.start_row, 0)
     # The distances between two rows in A and in the order.
-    by_rows = o.kind.equals(KINDS.index("rows"))
+    by_rows = o.kind.equals(PANEL_LAYOUTS.index("rows"))
     # By an order the next tile's rows are the order's next numbers; the pointer to A stays.
     a_down, order_down = where(by_rows, 0, o.a_row), where(by_rows, o.a_row.number(8), 0)
     address = lambda pointer, offset: shifted(build, pointer, offset.value)
@@ -190,7 +190,7 @@ PRODUCT = emitted(f"product_{MACHINE.vector_bytes}", emit_product)
 def multiply(builder, kind, dtype, **operands):
     """Write a call of the product with A of a kind. operands : `Operands`; rate and l2 are 0 unless given."""
     kinds = {float: FLOATS[dtype], int: INT}
-    o = Operands(**{"kind": KINDS.index(kind), **operands})
+    o = Operands(**{"kind": PANEL_LAYOUTS.index(kind), **operands})
     values = [ir.Constant(kinds[type(value)], value) if type(value) in kinds else value for value in o]
     call(builder, PRODUCT, 0, taken_by_product(dtype), values)
 

@@ -48,7 +48,7 @@ DECAY = 4
 # order[m] for m in "rows" (X @ W), and order[k] bytes for k * a_step in "depth" (X.T @ D). There a multiplication in
 # every round of k would take one of the two ports that Intel's processors with AVX2 have for multiply-adds: by
 # llvm-mca for `haswell` 4x3 tiles took 8.5 cycles, now 6.0, for `alderlake` 7.3, now 6.0.
-KINDS = "strided", "rows", "depth"
+PANEL_LAYOUTS = "strided", "rows", "depth"
 
 ENDS = {"strided": (STORE, RELU, UPDATE, DECAY, GATE), "rows": (STORE, RELU), "depth": (STORE, UPDATE, DECAY)}
 """The ends that each kind needs; others would be compiled and never used."""
@@ -332,7 +332,7 @@ def tiles_of(machine, kind):
 
 VECTOR_BYTES, VECTORS, ROW_VECTORS = MACHINE.vector_bytes, MACHINE.vectors, MACHINE.row
 
-ALL_TILES = {kind: tiles_of(MACHINE, kind) for kind in KINDS}
+ALL_TILES = {kind: tiles_of(MACHINE, kind) for kind in PANEL_LAYOUTS}
 
 
 def compile_tiles(dtype: str) -> None:

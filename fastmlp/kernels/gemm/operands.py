@@ -42,7 +42,7 @@ def distances(x, order, k, terms, panel):
     samples, far = (NumberArray(build, types.int64, at) for at in (order.at(0, k), address))
     with counted(build, terms) as term:
         # Once for all tiles: a multiplication for each term would take a port of the FMAs, see
-        # `microkernel.KINDS`.
+        # `microkernel.PANEL_LAYOUTS`.
         far[term] = samples[term] * x.row
     return address
 
