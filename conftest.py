@@ -18,7 +18,6 @@ import pytest
 from fastmlp.backend import registry
 from fastmlp.system.budget import cores
 
-os.environ.setdefault("FASTMLP_TUNE", "0")  # nothing is measured with constants that another run has chosen
 os.environ.setdefault("POLARS_MAX_THREADS", "1")  # on tables of 200 rows its threads cost half of the time
 os.environ.setdefault("FASTMLP_PREBUILD", "none")  # what an editable installation has compiled is not tested
 

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from fastmlp.backend import registry
 from fastmlp.backend.programs import Rental, key_of
-from fastmlp.kernels.jit.engine import take_constants
 from fastmlp.kernels.jit.entries import ABOUT_SECONDS_OF_A_NETWORK, Entries
 from fastmlp.kernels.variant import SpecializedProgram, Variant, Work
 from fastmlp.model.backend import Array, Backend, Chunk, Data, dry_run, empty_losses
@@ -84,7 +83,6 @@ class Auto:
     def __init__(self, work: Work, exact: bool = False, only: str | None = None) -> None:
         assert work.network is not None
         assert work.optimizer is not None
-        take_constants()
         self.network, self.optimizer = work.network, work.optimizer
         self._work, self._left = work, math.inf if work.steps is None else work.steps
         self._only = only

@@ -15,7 +15,6 @@ from fastmlp.system.private_files import PrivateDirectory
 CACHED = {
     "programs": "of backends, and of single networks",
     "functions": "that programs share: matrix products, activations, losses, optimisers",
-    "constants": "that were measured on this processor",
     "abandoned": "by processes that were killed",
     "locks": "between processes that compile",
 }
@@ -109,8 +108,6 @@ def _kind(name: str) -> str:
     match name.rpartition(".")[2]:
         case "bin":
             return "programs" if re.match(f"({'|'.join(ENTRY_POINTS)})[@-]", name) else "functions"
-        case "json":
-            return "constants"
         case "tmp":
             return "abandoned"
     return "locks"

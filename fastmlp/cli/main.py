@@ -1,10 +1,9 @@
-"""The command line: all commands, with `backends`, `warmup` (compiles ahead) and `tune` (constants)."""
+"""The command line: all commands, with `backends` and `warmup` (compiles ahead)."""
 
 from __future__ import annotations
 
 import argparse
 import io
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -95,8 +94,7 @@ def argument_parser() -> argparse.ArgumentParser:
         description=(
             "Compile what training, predicting and validating need, so that no later process on this machine "
             "does; what the disk cache holds already is only loaded. Programs of single networks, which the "
-            "specialized backend has, are compiled for the network that --network gives. Then the machine's "
-            "constants are measured, as by `fastmlp tune`, for a second."
+            "specialized backend has, are compiled for the network that --network gives."
         ),
     )
     warmup.set_defaults(run=_warmup)
@@ -114,7 +112,6 @@ def argument_parser() -> argparse.ArgumentParser:
 
     cache.add_command(commands)
 
-    _add_tune(commands)
     train.add_command(commands)
     use.add_commands(commands)
     for command in commands.choices.values():
@@ -153,8 +150,6 @@ def _warmup(arguments: argparse.Namespace) -> int:
     for task, compiled, seconds in ahead.compile_ahead(tasks):
         how = f"{compiled} compiled" if compiled else "was there already, loaded"
         print(f"{task.backend:<11}  {task.dtype}  {task.use:<10}  {how} in {seconds:.1f} s", flush=True)
-    if "auto" in backends and "float32" in dtypes:
-        tune_quickly()
     return 0
 
 
@@ -177,72 +172,3 @@ def tasks_of_network(arguments: argparse.Namespace, backends: list[str], dtypes:
     if not tasks:
         say(f"fastmlp: {arguments.network} has no program of its own; those for all networks serve it")
     return tasks
-
-
-# --- tune: the constants of the machine -------------------------------------------------------------------
-
-
-def _add_tune(commands: Any) -> None:
-    """Add `tune` to a parser's subparsers."""
-    parser = commands.add_parser(
-        "tune",
-        help="measure the constants that depend on the machine",
-        description=(
-            "Measure the sizes of blocks and the thresholds that depend on the machine, by whole steps with "
-            "each value in alternation, and keep the best ones with the compiled code for later processes. "
-            "No choice changes a bit of what is trained. Leave the machine alone meanwhile. FASTMLP_TUNE=0 "
-            "has the usual values hold."
-        ),
-    )
-    parser.set_defaults(run=_tune)
-    parser.add_argument(
-        "--seconds", type=float, default=20.0, metavar="S", help="of measuring; default %(default)s"
-    )
-
-
-def _tune(arguments: argparse.Namespace) -> int:
-    from fastmlp.backend import tuning
-    from fastmlp.kernels.jit import engine, store
-    from fastmlp.kernels.tuning import TABLE
-
-    if not 0 < arguments.seconds < math.inf:
-        raise Mistake(f"--seconds must be above 0, got {arguments.seconds}")
-    if not engine.are_constants_measured():
-        raise Mistake(f"{engine.TUNE} is 0, and what is measured would not be used; unset it")
-    found = tuning.tune(arguments.seconds)
-    print(f"{'CONSTANT':<16}  {'USUAL':>8}  {'CHOSEN':>8}  WHAT EACH VALUE SAVES")
-    for one in found:
-        usual, gains = TABLE[one.name].usual, one.gains(slice(None))
-        saved = [f"{in_words(one.name, v)}: {tuning.mean_gain(s):.1%}" for v, s in gains.items() if s]
-        values = f"{in_words(one.name, usual):>8}  {in_words(one.name, one.best):>8}"
-        print(f"{one.name:<16}  {values}  {', '.join(saved) or 'not measured: too few cores were free'}")
-    if changed := tuning.changed(found):
-        print("\nWhat steps save with all that was chosen:")
-        for trial, fraction in tuning.gains(changed, arguments.seconds / 4).items():
-            sizes = "-".join(map(str, trial.sizes))
-            rows = f"{trial.rows} rows" + (f" of {trial.terms} non-zeros" if trial.terms else "")
-            work = f"{trial.use} {sizes}, {rows}, {trial.optimizer}"
-            print(f"{fraction:>7.1%}  {work}, backend {trial.backend}, threads {trial.threads}")
-    why_not = store.why_not_saved()
-    print("\nKept for later processes." if why_not is None else f"\nNot kept: {why_not}.")
-    return 0
-
-
-def tune_quickly() -> None:
-    """Measure for a second, unless turned off; print the choices."""
-    from fastmlp.backend import tuning
-    from fastmlp.kernels.jit.engine import are_constants_measured
-
-    if are_constants_measured():
-        changed = tuning.changed(tuning.tune())
-        chosen = [f"{name} {in_words(name, value)}" for name, value in changed.items()]
-        print(f"constants    measured: {', '.join(chosen) or 'the usual ones are best'}", flush=True)
-
-
-def in_words(name: str, value: int) -> str:
-    """Return a constant in the most readable form."""
-    from fastmlp.kernels.codegen.machine import NEVER
-
-    if value == NEVER:
-        return "never"
-    return f"{value >> 10} KiB" if name.endswith("_bytes") else str(value)

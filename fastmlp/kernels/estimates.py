@@ -9,7 +9,7 @@ import numpy as np
 
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.small.eligible import specialize
-from fastmlp.kernels.tuning import is_blocked, value
+from fastmlp.kernels.thresholds import is_blocked, value
 from fastmlp.kernels.variant import Variant, Work
 
 

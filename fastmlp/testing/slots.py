@@ -338,7 +338,7 @@ AGREEMENT_SIZES = (
 """A row, a unit, few units of many rows, sizes between multiples of a vector, more than a panel."""
 
 PACKED = {"pack_always_rows": 32, "pack_delta_rows": 128}
-"""Tuned constants: the last of these sizes has W and the deltas copied into panels, on every machine."""
+"""Thresholds: the last of these sizes has W and the deltas copied into panels, on every machine."""
 
 BENCHMARK_SIZES = (Sizes(32, 30, 100), Sizes(128, 784, 128), Sizes(256, 256, 256), Sizes(128, 128, 10))
 

@@ -10,7 +10,7 @@ from support.processes import python
 
 import fastmlp
 from fastmlp.cli.cache import CACHED
-from fastmlp.kernels.jit import engine, store
+from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.store import MachineCode
 
 
@@ -35,7 +35,6 @@ def filled(place, monkeypatch):
         store.save(name, "float32", code)
     for name in (f"activate-{home}", f"update_all-{home}"):
         store.save(name, "float32", code)
-    engine.save_constants({"thread_us": 5})
     with store.only_one("any", "key"):
         pass
     (place / f"train_chunk-{home}.0123abcd.tmp").write_bytes(bytes(7))
@@ -49,7 +48,7 @@ def test_it_is_listed_by_kind(place, filled, command):
     assert re.search(rf"^directory +{re.escape(str(place))}$", found, re.MULTILINE)
     by_kind = counts(found)
     assert {kind: count for kind, (count, _) in by_kind.items()} == {
-        "programs": 3, "functions": 2, "constants": 1, "abandoned": 1, "locks": 1, "together": 8,
+        "programs": 3, "functions": 2, "abandoned": 1, "locks": 1, "together": 7,
     }  # fmt: skip
     assert {*by_kind} == {*CACHED, "together"}
     files = [path.stat().st_size for path in place.iterdir()]

@@ -13,8 +13,9 @@ from support.updates import update
 
 from fastmlp import SGD, Adam, Network
 from fastmlp.backend import registry
+from fastmlp.kernels.codegen.machine import NEVER
 from fastmlp.kernels.small import eligible
-from fastmlp.kernels.tuning import TABLE, forced
+from fastmlp.kernels.thresholds import forced
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import TrainState
@@ -183,14 +184,24 @@ def test_exact_variants_train_with_equal_bits(name, dtype):
 
 TUNED = ("a large layer, momentum", "copied into panels", "many rows, adam")
 
+KIB, MIB = 1 << 10, 1 << 20
+
+RANGES = {
+    "block_rows": (32, 256), "streamed_bytes": (1 * MIB, 8 * MIB), "pack_rows": (16, 64),
+    "crowded_bytes": (320 * KIB, 2560 * KIB), "pack_always_rows": (32, NEVER),
+    "pack_delta_rows": (128, NEVER),
+    "slice_rows": (64, 512), "large_bytes": (512 * KIB, 4 * MIB), "many_bytes": (1 * MIB, 4 * MIB),
+    "near_block_bytes": (32 * KIB, 128 * KIB), "far_block_bytes": (256 * KIB, 2 * MIB),
+    "far_bytes": (1 * MIB, 16 * MIB), "predicted_rows": (64, 512), "thread_us": (5, 80),
+}  # fmt: skip
+"""The least and the greatest value of each threshold."""
+
 TUNINGS = {
-    "least": {name: min(one.values) for name, one in TABLE.items()},
-    "greatest": {name: max(one.values) for name, one in TABLE.items()},
-    "one and the other": {
-        name: (min, max)[place % 2](one.values) for place, (name, one) in enumerate(TABLE.items())
-    },
+    "least": {name: least for name, (least, _) in RANGES.items()},
+    "greatest": {name: greatest for name, (_, greatest) in RANGES.items()},
+    "one and the other": {name: values[place % 2] for place, (name, values) in enumerate(RANGES.items())},
 }
-"""Values of the constants that a machine decides."""
+"""Values of the thresholds."""
 
 
 @matrix

@@ -27,7 +27,7 @@ def filled(place, name, count, size=MB // 4):
     code = MachineCode("f", bytes(size), ("malloc",))
     for i in range(count):
         store.save(name, str(i), code)
-        path = place / store.file_name(name, str(i), "bin")
+        path = place / store.file_name(name, str(i))
         os.utime(path, (1e9 + i, 1e9 + i))
     return lambda i: store.load(name, str(i)) == code
 

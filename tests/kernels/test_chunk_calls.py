@@ -7,7 +7,7 @@ import pytest
 
 import fastmlp
 from fastmlp.backend import registry
-from fastmlp.kernels import tuning
+from fastmlp.kernels import thresholds
 from fastmlp.kernels.runtime import session
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
@@ -45,7 +45,7 @@ def test_a_training_like_the_one_before_takes_its_call(made, chunks):
     assert len(made) == count
     fit(SMALL, batch_size=7)
     fit(fastmlp.Network([3, 5, 2]))
-    with tuning.forced({"slice_rows": 64}):
+    with thresholds.forced({"slice_rows": 64}):
         fit(SMALL)
     assert len(made) == count + 3
 

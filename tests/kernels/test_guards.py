@@ -18,7 +18,7 @@ from fastmlp import Adam, Network
 from fastmlp.backend import registry
 from fastmlp.data.arrays import clean_inputs
 from fastmlp.kernels.jit.bind import slot
-from fastmlp.kernels.tuning import forced
+from fastmlp.kernels.thresholds import forced
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.rows import ByteRows

@@ -107,7 +107,7 @@ def carried(tmp_path, monkeypatch):
     folder = tmp_path / "carried"
     folder.mkdir()
     content = store.content_of(CODE)
-    file = folder / store.file_name("piece", "key", "bin")
+    file = folder / store.file_name("piece", "key")
     file.write_bytes(store.checksum_of(content) + content)
     monkeypatch.setattr(store, "CARRIED", folder)
     monkeypatch.delenv(store.PREBUILD, raising=False)
@@ -435,7 +435,7 @@ def test_a_wheel_trains_at_once_with_the_bits_of_what_is_compiled_for_this_very_
 ):
     dtypes = request.node.callspec.params["installed"]
     place, bits, compiled, loaded = in_folder(
-        installed, TRAIN, rows, dtypes, FASTMLP_CACHE_DIR=str(tmp_path / "empty"), FASTMLP_TUNE="0"
+        installed, TRAIN, rows, dtypes, FASTMLP_CACHE_DIR=str(tmp_path / "empty")
     )
     assert place.startswith(str(installed))
     assert compiled == 0
@@ -474,8 +474,6 @@ for name in ("fused",) if sys.argv[2] == "compute" else ():
 print(json.dumps([level(), bits.hexdigest(), len(engine.compiled), target()[1:]]))
 """
 
-QUIET = {"FASTMLP_TUNE": "0"}
-
 
 @pytest.fixture(scope="module")
 def levels(tmp_path_factory):
@@ -501,7 +499,7 @@ def bits_of(tmp_path_factory, levels):
         if (cpu, features) not in known:
             processor = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
             cache = {"FASTMLP_CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))}
-            _, found, compiled, _ = run(SMALL, levels, "compute", **cache, **QUIET, **processor)
+            _, found, compiled, _ = run(SMALL, levels, "compute", **cache, **processor)
             assert compiled > 0
             known[cpu, features] = found
         return known[cpu, features]
@@ -564,7 +562,7 @@ print(json.dumps([len(engine.compiled), engine.compiled[:3], sorted(store.read_f
 
 @pytest.mark.slow  # a process that compiles
 def test_an_arm_processor_looks_for_the_names_that_a_build_for_it_makes(tmp_path):
-    carried, quiet = tmp_path / "carried", {"FASTMLP_CACHE_DIR": str(tmp_path / "empty"), **QUIET}
+    carried, quiet = tmp_path / "carried", {"FASTMLP_CACHE_DIR": str(tmp_path / "empty")}
     carried.mkdir()
     run(ON_ARM + WRITE, "aarch64", carried, "update", FASTMLP_CACHE="0")
     compiled, some, read = run(ON_ARM + LOOK, carried, **quiet)
@@ -610,7 +608,7 @@ def test_a_damaged_wheel_and_odd_variables_change_no_bit(seed, levels, shared, b
     what = damaged(rng, place)
     cache = str(shared if rng.random() < 0.6 else tmp_path / "cache")
     level, bits, compiled, (cpu, features) = run(
-        SMALL, place, "compute", **{"FASTMLP_CACHE_DIR": cache, **QUIET, **variables}
+        SMALL, place, "compute", **{"FASTMLP_CACHE_DIR": cache, **variables}
     )
     assert level == (None if "NUMBA_ENABLE_AVX" in variables else HERE)
     assert bits == bits_of(cpu, features)
@@ -632,7 +630,7 @@ def emulated(processor, *arguments, **environment):
     """What a new process on an emulated processor prints as JSON, in its last line."""
     command = [needs.EMULATOR, "-cpu", processor, sys.executable, "-W", "error", "-c", *map(str, arguments)]
     done = subprocess.run(
-        command, env={**os.environ, **QUIET, **environment}, cwd=pages.ROOT, capture_output=True, text=True,
+        command, env={**os.environ, **environment}, cwd=pages.ROOT, capture_output=True, text=True,
         timeout=needs.PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

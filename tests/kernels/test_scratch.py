@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 from support.selection import matrix
+from test_arithmetic import TUNINGS
 
 from fastmlp.kernels.codegen import machine as machines
 from fastmlp.kernels.elementwise.losses import LANES
 from fastmlp.kernels.gemm import blocked
 from fastmlp.kernels.runtime import workspace
-from fastmlp.kernels.tuning import TABLE, is_blocked
+from fastmlp.kernels.thresholds import is_blocked
 
 SIDES = np.arange(1, 4001)
 """Units on either side of a layer; beyond, a unit adds no more to the need than to what is there."""
@@ -49,10 +50,10 @@ ROWS = (1, 64, 128, blocked.BLOCK_ROWS, 4096)
 
 @pytest.mark.parametrize("rows", [1000, *(pytest.param(n, marks=matrix) for n in ROWS)])
 def test_what_packed_weights_need_fits_into_scratch(monkeypatch, machine, itemsize, rows):
-    for place in ("gemm.blocked.VECTORS", "gemm.blocked.VECTOR_BYTES", "tuning.CROWDED_ROWS"):
+    for place in ("gemm.blocked.VECTORS", "gemm.blocked.VECTOR_BYTES", "thresholds.CROWDED_ROWS"):
         own = getattr(getattr(machines, machine), place.rpartition(".")[2].lower())
         monkeypatch.setattr(f"fastmlp.kernels.{place}", own)
-    limits = [min(TABLE[name].values) for name in ("large_bytes", "many_bytes")]
+    limits = [TUNINGS["least"][name] for name in ("large_bytes", "many_bytes")]
     there = lengths(lambda units: workspace.scratch_length(units, rows, itemsize))
     for n_out in SIDES[::13]:  # prime to the lengths of vectors: with all remainders
         needed = blocked.scratch_length(rows, int(n_out), itemsize)

@@ -11,7 +11,7 @@ from support.selection import is_given, matrix
 from fastmlp.backend import reference_losses
 from fastmlp.backend.registry import variants
 from fastmlp.kernels.jit.bind import slot
-from fastmlp.kernels.tuning import forced
+from fastmlp.kernels.thresholds import forced
 from fastmlp.lab.slot_times import has_its_own
 from fastmlp.model.activations import ACTIVATIONS
 from fastmlp.testing.slots import AGREEMENT_SIZES, PACKED, SLOTS

@@ -15,7 +15,7 @@ from fastmlp.backend import registry
 from fastmlp.data import sparse as sparse_data
 from fastmlp.kernels.gemm.sparse import AXES, BLOCKED, FAR, FAR_BLOCKED, SUMS
 from fastmlp.kernels.jit import engine
-from fastmlp.kernels.tuning import forced
+from fastmlp.kernels.thresholds import forced
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.rows import SparseRows, density_of, find_nonzero_columns

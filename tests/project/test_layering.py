@@ -23,7 +23,7 @@ FLOORS = (
     ("model",),
     ("kernels.codes", "kernels.variant"),
     ("kernels.codegen",),
-    ("kernels.tuning",),
+    ("kernels.thresholds",),
     ("kernels.program",),
     ("kernels.jit",),
     ("kernels.gemm", "kernels.runtime"),

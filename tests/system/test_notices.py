@@ -225,7 +225,7 @@ def test_bars_of_commands_are_for_a_terminal_and_quiet_has_none(tmp_path, monkey
 @pytest.mark.parametrize(
     "command",
     [
-        "backends", "bench", "cache", "inspect", "new-variant", "plot", "predict", "train", "tune", "warmup",
+        "backends", "bench", "cache", "inspect", "new-variant", "plot", "predict", "train", "warmup",
     ],
 )  # fmt: skip
 def test_every_command_takes_quiet(command, capsys):

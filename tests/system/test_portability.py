@@ -115,9 +115,9 @@ assert os.listdir(folder) == ["run.npz"], os.listdir(folder)
 os.environ["FASTMLP_CACHE_DIR"] = folder
 assert store.why_not_saved() is None
 with store.only_one("program", "key"):  # nobody is waited for
-    store.write("program", "key", "bin", b"machine code")
-store.write("program", "key", "bin", b"machine code")
-assert store.read("program", "key", "bin") == b"machine code"
+    store.write("program", "key", b"machine code")
+store.write("program", "key", b"machine code")
+assert store.read("program", "key") == b"machine code"
 print("as on Windows")
 """
 

@@ -21,7 +21,7 @@ from support.selection import campaign, matrix
 import fastmlp
 from fastmlp.kernels.runtime.session import Idle
 from fastmlp.kernels.runtime.workspace import SCRATCH_BYTES
-from fastmlp.kernels.tuning import BLOCK_ROWS
+from fastmlp.kernels.thresholds import BLOCK_ROWS
 from fastmlp.model.layout import parameter_count
 from fastmlp.training.loop import MAX_CHUNK_VISITS
 

@@ -17,11 +17,11 @@ from fastmlp.kernels.gemm.microkernel import MACHINE, STORE, UPDATE, VECTOR_BYTE
 from fastmlp.kernels.gemm.operands import product
 from fastmlp.kernels.gemm.packing import call, pack
 from fastmlp.kernels.jit.lazy import emitted, helper
-from fastmlp.kernels.tuning import BLOCK_BYTES, BLOCK_ROWS, is_blocked, tuned
+from fastmlp.kernels.thresholds import BLOCK_BYTES, BLOCK_ROWS, is_blocked, threshold
 
 next_vectors = jittable(macrokernel.next_vectors)
 
-large_bytes, many_bytes, pays = tuned("large_bytes"), tuned("many_bytes"), jittable(is_blocked)
+large_bytes, many_bytes, pays = threshold("large_bytes"), threshold("many_bytes"), jittable(is_blocked)
 
 STRIP = 8
 """Columns of x in a strip, as many as a tile has rows: all that a tile reads of x lies together. With strips of three

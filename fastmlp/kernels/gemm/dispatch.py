@@ -22,13 +22,13 @@ from fastmlp.kernels.gemm.transposed import (
     pays_backward,
     pays_forward,
 )
-from fastmlp.kernels.tuning import ROW_BYTES, tuned
+from fastmlp.kernels.thresholds import ROW_BYTES, threshold
 
 compiled = njit(error_model="numpy", inline="always")
 
 # Copying a panel of B takes about as long as one tile; it pays when at least this many rows use the panel.
-pack_rows, pack_always_rows = tuned("pack_rows"), tuned("pack_always_rows")
-pack_delta_rows, crowded_bytes = tuned("pack_delta_rows"), tuned("crowded_bytes")
+pack_rows, pack_always_rows = threshold("pack_rows"), threshold("pack_always_rows")
+pack_delta_rows, crowded_bytes = threshold("pack_delta_rows"), threshold("crowded_bytes")
 
 PAGED_BYTES, FAR_WORK = 1 << 22, 1 << 28
 """A B of PAGED_BYTES has a page of memory for every row of a panel: the copy pays where its bytes times the rows of the
@@ -55,7 +55,7 @@ def is_crowded(depth, row_bytes, most):
 
 @jittable
 def packing_for(rows: int, depth: int, row_bytes: int, least: int, crowded: int, always: int):
-    """Return how tiles read B, IN_PLACE or PACKED; least, crowded, always : the tuned constants"""
+    """Return how tiles read B, IN_PLACE or PACKED; least, crowded, always : the thresholds"""
     total = depth * row_bytes
     far = (total >= PAGED_BYTES) & (total * rows >= FAR_WORK)
     pays = (rows >= least) & (is_crowded(depth, row_bytes, crowded) | far)

@@ -48,7 +48,7 @@ from fastmlp.kernels.gemm.microkernel import (
 )
 from fastmlp.kernels.gemm.packing import call
 from fastmlp.kernels.jit.lazy import compile_all, emitted
-from fastmlp.kernels.tuning import INDICES, emit_tuned
+from fastmlp.kernels.thresholds import INDICES, emit_threshold
 
 MOST_VECTORS = 16 if MACHINE.accumulators >= 16 else 8
 """The most vectors of one sum: half of the registers. Eight keep the FMA units busy. With 16 a row of 100 in float64
@@ -60,7 +60,7 @@ those in the next, so that the block stays in a cache. FAR_BLOCKED: both. Rows o
 """
 
 FAR_INDEX, AHEAD_BYTES = INDICES["far_bytes"], 1 << 11
-"""The least bytes of a W with FAR rows, an index in the table of measured constants; rows are prefetched about AHEAD_BYTES
+"""The least bytes of a W with FAR rows, an index in `thresholds`; rows are prefetched about AHEAD_BYTES
 ahead: 200 rows with 126 of 20 000 inputs to 100 units take 0.64 of the time, with four times as many bytes 1.17.
 """
 
@@ -116,8 +116,8 @@ def is_given(build, pointer):
 
 
 def measured(build, index):
-    """The constant of the table at an index."""
-    return Symbol(build, emit_tuned(build, index))
+    """The threshold at an index."""
+    return Symbol(build, emit_threshold(build, index))
 
 
 def block_of(row_bytes, way):

@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,8 +18,8 @@ import numpy as np
 from llvmlite import binding
 from numpy.typing import NDArray
 
-from fastmlp.kernels import tuning
-from fastmlp.kernels.codegen.machine import processor, target
+from fastmlp.kernels import thresholds
+from fastmlp.kernels.codegen.machine import target
 from fastmlp.kernels.codes import BY_KIND
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.store import MachineCode
@@ -65,40 +65,12 @@ class Engine:
         return address
 
 
-# --- the constants that were measured on this machine, saved with its machine code -------------------------
-
-TUNE = "FASTMLP_TUNE"
-"""The environment variable of measurements: 0 keeps the usual values."""
-
-CONSTANTS = f"constants.{processor()[1]}"
-"""The store's name of the constants of each processor."""
-
-
-def are_constants_measured() -> bool:
-    """Return whether constants may be measured and set."""
-    return os.environ.get(TUNE) != "0"
-
-
-@once
-# No constant may change during a training, so measured values are set before the first program runs.
-def take_constants() -> None:
-    """Set the constants from the disk, before the first program runs."""
-    if are_constants_measured() and (stored := store.read(CONSTANTS, "", "json")) is not None:
-        tuning.take(json.loads(stored))
-
-
-def save_constants(values: Mapping[str, int]) -> None:
-    """Write constants to the disk, for later processes."""
-    store.write(CONSTANTS, "", "json", json.dumps(dict(values)).encode())
-
-
 # --- lazy functions -----------------------------------------------------------------------------------------
 
 
 @once
 def common() -> Engine:
     """Return the engine of the lazy functions shared by all programs; the first call prepares LLVM."""
-    take_constants()
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     for name in PYTHON:
@@ -166,7 +138,7 @@ def _verify(name: str, key: str, code: MachineCode, compile_code: Callable[[], M
     with undisturbed():
         made = compile_code()
     if section := _compiler().emission.difference(code, made):
-        file = store.file_name(name, key, "bin")
+        file = store.file_name(name, key)
         raise RuntimeError(
             f"{store.VERIFY}: the machine code of {name!r} for {key!r} is not what its sources give, "
             f"in {section}; it was read from {str(store.read_from[file] / file)!r}"
@@ -206,7 +178,7 @@ def _resolve(request: int, length: int, code: int) -> int:
 # callback of ctypes would return an arbitrary address if an error arises before its first line, as Ctrl-C
 # can.
 binding.add_symbol(RESOLVE, id(_resolve))
-binding.add_symbol(tuning.SYMBOL, tuning.VALUES.ctypes.data)
+binding.add_symbol(thresholds.SYMBOL, thresholds.VALUES.ctypes.data)
 
 
 # --- entry points -----------------------------------------------------------------------------------------

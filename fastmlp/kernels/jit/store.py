@@ -50,8 +50,8 @@ BOUND, MOST_BYTES = "FASTMLP_CACHE_BYTES", 512 << 20
 ROOM = 1 << 20
 """Free bytes needed before a message promises to save a program: 0.3 MB, and its lazy functions the rest."""
 
-NAME = re.compile(r".*\.[0-9a-f]{32}\.(bin|json)|.+\.[0-9a-f]{8}\.tmp")
-"""The name of a file of machine code or constants; `.tmp` is the ending of an unfinished file."""
+NAME = re.compile(r".*\.[0-9a-f]{32}\.bin|.+\.[0-9a-f]{8}\.tmp")
+"""The name of a file of machine code; `.tmp` is the ending of an unfinished file."""
 
 LOCKS = re.compile(r"lock\.[0-9a-f]")
 """The name of a lock, which does not count for the bound."""
@@ -154,7 +154,7 @@ def why_not_saved() -> str | None:
 
 def load(name: str, key: str) -> MachineCode | None:
     """Return the machine code under a name and a key; None if absent or damaged."""
-    content = read(name, key, "bin")
+    content = read(name, key)
     if content is None:
         return None
     length = int.from_bytes(content[:4], "little")
@@ -164,7 +164,7 @@ def load(name: str, key: str) -> MachineCode | None:
 
 def has(name: str, key: str) -> bool:
     """Return whether the store has machine code of a name and a key."""
-    file = file_name(name, key, "bin")
+    file = file_name(name, key)
     with contextlib.suppress(OSError, StoreUnusable):
         if directory().has(file):
             return True
@@ -174,7 +174,7 @@ def has(name: str, key: str) -> bool:
 def save(name: str, key: str, code: MachineCode) -> None:
     """Save machine code, if a file may hold it, the directory can be written, and nothing is verified."""
     if UNKEPT not in name and os.environ.get(VERIFY) != "1":
-        write(name, key, "bin", content_of(code))
+        write(name, key, content_of(code))
 
 
 def why_missing(name: str, key: str) -> str:
@@ -183,7 +183,7 @@ def why_missing(name: str, key: str) -> str:
         return f"{SWITCH} is 0"
     if UNKEPT in name:
         return "code of users' functions stays in its process"
-    file = file_name(name, key, "bin")
+    file = file_name(name, key)
     with contextlib.suppress(OSError, StoreUnusable):
         if directory().has(file):
             return f"its file in {directory().path} is damaged"
@@ -198,9 +198,9 @@ def content_of(code: MachineCode) -> bytes:
     return len(header).to_bytes(4, "little") + header + code.object_code
 
 
-def read(name: str, key: str, kind: str) -> bytes | None:
+def read(name: str, key: str) -> bytes | None:
     """Return the content of a file; None if absent or damaged."""
-    file = file_name(name, key, kind)
+    file = file_name(name, key)
     try:
         folder = directory()
         content = _checked(folder.read(file))
@@ -241,7 +241,7 @@ def _carries_nothing() -> bool:
     return os.environ.get(PREBUILD) == "none"
 
 
-def write(name: str, key: str, kind: str, content: bytes) -> None:
+def write(name: str, key: str, content: bytes) -> None:
     """Write a file, whole or not at all, with a warning once for each directory without success."""
     try:
         folder = directory(to_write=True)
@@ -249,7 +249,7 @@ def write(name: str, key: str, kind: str, content: bytes) -> None:
         return
     try:
         with _written(folder, name, checksum_of(content), content) as temporary:
-            folder.replace(temporary, file_name(name, key, kind))
+            folder.replace(temporary, file_name(name, key))
     except OSError as error:
         if folder.path not in folders_lost:
             folders_lost.add(folder.path)
@@ -268,10 +268,10 @@ def checksum_of(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def file_name(name: str, key: str, kind: str) -> str:
+def file_name(name: str, key: str) -> str:
     """Return the name of a file."""
     depends_on = f"{package_digest()} {compiled_for()} {name} {key}"
-    return f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{hash_of(depends_on)}.{kind}"
+    return f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{hash_of(depends_on)}.bin"
 
 
 def hash_of(text: str) -> str:

@@ -13,12 +13,12 @@ from fastmlp.kernels.codegen.views import chosen
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.records import SLICE_ROWS, UNBOUNDED
 from fastmlp.kernels.program.slots import streams
-from fastmlp.kernels.tuning import tuned
+from fastmlp.kernels.thresholds import threshold
 
 ALL_ROWS = 1 << 30
 """More rows than any batch has."""
 
-block_rows, streamed_bytes = tuned("block_rows"), tuned("streamed_bytes")
+block_rows, streamed_bytes = threshold("block_rows"), threshold("streamed_bytes")
 
 
 @jittable

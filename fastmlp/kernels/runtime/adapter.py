@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels.jit.engine import take_constants
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import UNSUMMED, WORDS, address_of
 from fastmlp.kernels.runtime.described import (
@@ -26,7 +25,7 @@ from fastmlp.kernels.runtime.described import (
 )
 from fastmlp.kernels.runtime.session import Idle, Session, prediction, words_of_inputs
 from fastmlp.kernels.runtime.workspace import Products
-from fastmlp.kernels.tuning import VALUES, value
+from fastmlp.kernels.thresholds import VALUES, value
 from fastmlp.kernels.variant import Work
 from fastmlp.model.backend import Backend, Chunk, Data, Shared, evaluated
 from fastmlp.model.network import Network
@@ -50,7 +49,6 @@ def compiled_backend(code: Entries) -> Backend:
         )
     for module in code.variant.libraries:
         importlib.import_module(module)
-    take_constants()  # first, because `thread_us` decides the number of threads of the first step
     made = CompiledBackend(code)
     return Backend(code.variant.name, made.predict, made.evaluate, made.gradient, made.train_chunk, made.bind)
 

@@ -23,7 +23,7 @@ from fastmlp.kernels.runtime.described import (
     shape_of,
 )
 from fastmlp.kernels.runtime.workspace import Products, apart, scratch_length, workspace
-from fastmlp.kernels.tuning import value
+from fastmlp.kernels.thresholds import value
 from fastmlp.kernels.variant import Buffers, SpecializedProgram
 from fastmlp.model.backend import Chunk, PredictArguments
 from fastmlp.model.layout import ALIGNMENT, aligned, parameter_count

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.records import APART, SLICE_ROWS, WORDS, words_of
-from fastmlp.kernels.tuning import BLOCK_BYTES, BLOCK_ROWS, CROWDED_ROWS, SOME_ROWS, value
+from fastmlp.kernels.thresholds import BLOCK_BYTES, BLOCK_ROWS, CROWDED_ROWS, SOME_ROWS, value
 from fastmlp.kernels.variant import Buffers
 from fastmlp.model.embeddings import Grouped
 from fastmlp.model.layout import ALIGNMENT, aligned
