@@ -1,4 +1,4 @@
-"""Docstrings are plain English: short first sentences, and nouns in place of pronouns."""
+"""Docstrings and pages are plain English: short first sentences, and nouns in place of pronouns."""
 
 import ast
 import inspect
@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+from support import pages
 from support.selection import matrix
 
 import fastmlp
@@ -25,7 +26,13 @@ MOST = {
     ("that", "which", "what", "whether", "whose"): 20,
     ("it", "they", "them", "their", "its", "others", "those"): 15,
 }
-"""Words that send the reader back, and the most of each group in a thousand words."""
+"""Words that send the reader back, and the most of each group in a thousand words of docstrings."""
+
+MOST_OF_PAGES = {("one", "ones", "own"): 6, ("that", "which", "what"): 12, ("it", "they", "its"): 12}
+"""The same of README.md and docs/."""
+
+NO_PROSE = r"^```.*?^```|^:::.*?$|``[^`]+``|`[^`]*`|(?<=\])\([^)]*\)"
+"""Blocks of code, directives, code within sentences, and the targets of links."""
 
 
 def docstrings(room):
@@ -44,11 +51,22 @@ def first_sentence(text):
     return re.split(r"[.:;](?:\s|$)", text, maxsplit=1)[0]
 
 
+def beyond(texts, most):
+    """Return the groups of words with more in a thousand than allowed."""
+    every = Counter(word.lower() for text in texts for word in words(text))
+    counted = {group: 1000 * sum(every[word] for word in group) / every.total() for group in most}
+    return {group: share for group, share in counted.items() if share > most[group]}
+
+
 @matrix
 @pytest.mark.parametrize("room", [*ROOMS, ""])
 def test_first_sentences_are_short_and_nouns_are_repeated(room):
     texts = docstrings(room)
     assert median(len(words(first_sentence(text))) for text in texts) <= MOST_WORDS
-    every = Counter(word.lower() for text in texts for word in words(text))
-    counted = {group: 1000 * sum(every[word] for word in group) / every.total() for group in MOST}
-    assert not {group: share for group, share in counted.items() if share > MOST[group]}
+    assert not beyond(texts, MOST)
+
+
+def test_pages_repeat_nouns():
+    paths = [*(pages.ROOT / "docs").rglob("*.md"), pages.ROOT / "README.md"]
+    texts = [re.sub(NO_PROSE, " ", path.read_text(encoding="utf-8"), flags=re.M | re.S) for path in paths]
+    assert not beyond(texts, MOST_OF_PAGES)
