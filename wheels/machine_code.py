@@ -156,7 +156,7 @@ def write(folder: str, dtypes: Sequence[str] = DTYPES, templates: Sequence[str] 
     """
     for name, key, code in _codes(dtypes, templates):
         content = store.content_of(code)
-        file = Path(folder, store.file_name(name, key, "bin"))
+        file = Path(folder, store.file_name(name, key))
         file.write_bytes(store.checksum_of(content) + content)
 
 
