@@ -27,9 +27,8 @@ from fastmlp.model.optimizers import Adam, Optimizer, as_optimizer, keeping_sign
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.notices import is_watched
 from fastmlp.trained.model import Model
-from fastmlp.training.preparation import prepare
+from fastmlp.training.preparation import Initial, prepare
 from fastmlp.training.snapshot import Snapshot
-from fastmlp.training.start import Initial
 
 Validation = float | tuple[Any, ArrayLike] | tuple[Any, ArrayLike, ArrayLike]
 

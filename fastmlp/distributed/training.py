@@ -24,9 +24,8 @@ from fastmlp.model.state import Array
 from fastmlp.system.interrupts import BY_SIGINT, Interrupted
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.preparation import prepare
+from fastmlp.training.preparation import drawn_seed, prepare
 from fastmlp.training.ranks import ChunkRunner, Ranks
-from fastmlp.training.start import drawn_seed
 
 
 @dataclass(frozen=True)

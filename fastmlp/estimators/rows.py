@@ -27,7 +27,7 @@ from fastmlp.model.backend import Array, Data
 from fastmlp.model.initializers import WEIGHT_INITS, Normal, checked_init, draw_layer
 from fastmlp.model.rows import Inputs
 from fastmlp.model.state import FLOATS
-from fastmlp.training.start import clean_pair
+from fastmlp.training.preparation import clean_pair
 
 AUTO_BATCH = 200
 """What batch_size="auto" is where rows are as many."""

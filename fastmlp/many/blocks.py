@@ -28,8 +28,8 @@ from fastmlp.system.compiling import Stopwatch
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.loop import CHUNK_SECONDS, MAX_CHUNK_VISITS, EpochLosses
+from fastmlp.training.preparation import drawn_starts, dropout_key
 from fastmlp.training.snapshot import Snapshot
-from fastmlp.training.start import drawn_starts, dropout_key
 from fastmlp.training.training import Training
 
 T = TypeVar("T")

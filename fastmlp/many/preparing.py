@@ -23,9 +23,8 @@ from fastmlp.many.trainings import CallFile, KeepInCallFile, Resumed
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, as_optimizer, without_rates
-from fastmlp.training.preparation import cleaned, prepare, scaled
+from fastmlp.training.preparation import cleaned, initial_parameters, prepare, scaled
 from fastmlp.training.ranks import ALONE
-from fastmlp.training.start import initial_parameters
 from fastmlp.training.training import Training
 
 ROWS = ("X", "y", "sample_weight")

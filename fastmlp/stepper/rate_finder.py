@@ -20,7 +20,7 @@ from fastmlp.model.optimizers import Adam, Optimizer, as_optimizer
 from fastmlp.model.rows import SparseRows
 from fastmlp.stepper.stepper import Stepper
 from fastmlp.trained.model import Model
-from fastmlp.training.start import initial_parameters
+from fastmlp.training.preparation import initial_parameters
 
 Floats = NDArray[np.float64]
 

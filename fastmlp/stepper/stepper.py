@@ -30,8 +30,8 @@ from fastmlp.model.rows import SparseRows
 from fastmlp.model.schedules import Schedule
 from fastmlp.model.state import initial_state
 from fastmlp.trained.model import Model
+from fastmlp.training.preparation import Initial, dropout_key, initial_parameters
 from fastmlp.training.snapshot import Snapshot
-from fastmlp.training.start import Initial, dropout_key, initial_parameters
 
 
 class Intake:

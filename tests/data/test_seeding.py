@@ -9,7 +9,7 @@ from support.selection import matrix
 from fastmlp import Dense, Network, Normal, Uniform
 from fastmlp.data.seeding import RowOrders, generator, words
 from fastmlp.model.layout import drawn, parameter_count
-from fastmlp.training.start import drawn_starts
+from fastmlp.training.preparation import drawn_starts
 
 SEEDS = [0, 1, 7, 2**32 - 1, 2**32, 2**40 + 3, 2**64 + 9, 2**128 - 1, 2**200 + 3, 10**5000]
 
