@@ -1,6 +1,6 @@
 """Charts of the tables of docs/speed.md and docs/second-order.md, drawn while the site is built.
 
-`python docs/chart.py` draws README's picture from README's table.
+`python docs/chart.py` draws README's pictures: the chart of README's table, a training and a table's report.
 """
 
 import re
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.model_selection import train_test_split
 
 PEERS = {"JAX": "#1baf7a", "PyTorch": "#eb6834", "scikit-learn": "#2a78d6"}
 INK = {"light": "#33322e", "dark": "#d8d7d2"}
@@ -71,6 +73,31 @@ def draw_losses(page, folder):
             plt.close(figure)
 
 
+def draw_results(folder):
+    """Write readme-results-light.svg and -dark.svg: losses of README's network, importances of a table."""
+    import fastmlp
+
+    X, y = load_digits(return_X_y=True)
+    X = (X / 16).astype("float32")
+    network = fastmlp.Network([64, 128, 10], hidden="relu", output="softmax", loss="cross_entropy")
+    model = fastmlp.fit(network, X, y, optimizer=fastmlp.Adam(0.002), epochs=20, validation=0.2, seed=0)
+    rows, test = train_test_split(load_diabetes(as_frame=True, scaled=False).frame, random_state=0)
+    table = fastmlp.TableRegressor(random_state=0).fit(rows, "target")
+    for mode, ink in INK.items():
+        coloured = "text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"
+        colours = dict.fromkeys(coloured, ink)
+        letters = {"svg.hashsalt": mode, "svg.fonttype": "none", "legend.framealpha": 0}
+        with plt.rc_context({**colours, **letters, "axes.facecolor": "none"}):
+            figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+            fastmlp.LossCurveDisplay.from_estimator(model, ax=left)
+            left.set(yscale="log", title="fit: losses of digits")
+            table.plot(test, panel="importances", ax=right)
+            right.set(title="TableRegressor: importances of diabetes")
+            figure.savefig(folder / f"readme-results-{mode}.svg", transparent=True, metadata={"Date": None})
+            plt.close(figure)
+
+
 if __name__ == "__main__":
     docs = Path(__file__).parent
+    draw_results(docs)
     draw((docs.parent / "README.md").read_text(encoding="utf-8"), docs, "readme")
