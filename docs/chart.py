@@ -93,6 +93,8 @@ def draw_results(folder):
             left.set(yscale="log", title="fit: losses of digits")
             table.plot(test, panel="importances", ax=right)
             right.set(title="TableRegressor: importances of diabetes")
+            for bars in right.collections:  # black, also on a dark page
+                bars.set_color(ink)
             figure.savefig(folder / f"readme-results-{mode}.svg", transparent=True, metadata={"Date": None})
             plt.close(figure)
 

@@ -39,6 +39,13 @@ def test_the_picture_has_the_numbers_of_the_table(mode):
     assert {*peers, *(row[0] for row in rows)} < {*drawn}
 
 
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_the_picture_of_results_is_there(mode):
+    picture = pages.text_of(f"docs/readme-results-{mode}.svg")
+    assert f"docs/readme-results-{mode}.svg" in pages.text_of("README.md")
+    assert {"fit: losses of digits", "bmi"} < {*re.findall(r"<text[^>]*>([^<]+)</text>", picture)}
+
+
 @pytest.mark.slow  # the tests are collected, which takes as long as a first training
 def test_the_commands_check_a_kernel_and_find_one_that_is_wrong(tmp_path):
     (block,) = [one for one in pages.blocks("README.md", "python") if one.file == "four_rows.py"]
