@@ -259,7 +259,7 @@ CHOICES = {
     "losses": LOSSES,
     "optimisers": [kind.__name__ for kind in (*NAMED, *WHOLE)],
     "optimisers by name, with their defaults": BY_NAME,
-    "of your own": ("Activation", "Loss", "RowLoss", "Rule"),
+    "custom": ("Activation", "Loss", "RowLoss", "Rule"),
     "schedules": [
         name
         for name in fastmlp.__all__
