@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import sklearn.datasets
+from support.auto_choice import forget_choices
 from support.selection import campaign, matrix, quick
 
 import fastmlp
@@ -17,7 +18,6 @@ from fastmlp.kernels.jit.bind import slot
 from fastmlp.kernels.mixed import tiles
 from fastmlp.model.layout import aligned
 from fastmlp.model.state import LEAST_SIDE, takes_bfloat16
-from fastmlp.training import preparation
 
 POSSIBLE = [name for name, why_not in tiles.WHY_NOT.items() if why_not() is None]
 
@@ -261,7 +261,7 @@ def test_nobody_gets_it_by_default_and_other_backends_are_refused():
 
 
 def test_a_processor_without_it_is_refused(monkeypatch):
-    monkeypatch.setattr(preparation, "known_choices", {})  # a process has one processor
+    forget_choices(monkeypatch)  # a process has one processor
     for name in tiles.WHY_NOT:
         monkeypatch.setitem(tiles.WHY_NOT, name, lambda: "the processor (old) has no avx512bf16")
     reason = (

@@ -25,11 +25,15 @@ def test_the_python_examples_run(tmp_path):
     assert [*tmp_path.iterdir()] == [tmp_path / "four_rows.py"]
 
 
+def letters_of(picture):
+    """What an SVG says, text by text."""
+    return re.findall(r"<text[^>]*>([^<]+)</text>", pages.text_of(picture))
+
+
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_the_picture_has_the_numbers_of_the_table(mode):
     """`python docs/chart.py` draws both pictures."""
-    picture, peers = pages.text_of(f"docs/readme-{mode}.svg"), ("JAX", "PyTorch", "scikit-learn")
-    drawn = re.findall(r"<text[^>]*>([^<]+)</text>", picture)
+    drawn, peers = letters_of(f"docs/readme-{mode}.svg"), ("JAX", "PyTorch", "scikit-learn")
     table = pages.text_of("README.md").partition("<!-- peers: ")[2].partition("<!-- end of peers -->")[0]
     lines = [line for line in table.splitlines() if "**" in line]
     rows = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in lines]
@@ -41,9 +45,9 @@ def test_the_picture_has_the_numbers_of_the_table(mode):
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_the_picture_of_results_is_there(mode):
-    picture = pages.text_of(f"docs/readme-results-{mode}.svg")
-    assert f"docs/readme-results-{mode}.svg" in pages.text_of("README.md")
-    assert {"fit: losses of digits", "bmi"} < {*re.findall(r"<text[^>]*>([^<]+)</text>", picture)}
+    picture = f"docs/readme-results-{mode}.svg"
+    assert picture in pages.text_of("README.md")
+    assert {"fit: losses of digits", "bmi"} < {*letters_of(picture)}
 
 
 @pytest.mark.slow  # the tests are collected, which takes as long as a first training

@@ -17,4 +17,9 @@ def work(steps, network=NETWORK, optimizer=OPTIMIZER, rows=32):
 def have_chosen(patch, backend):
     """Have `fit` take a backend; patch : pytest's monkeypatch"""
     patch.setattr(preparation, "choose", lambda *_, **options: backend)
+    forget_choices(patch)
+
+
+def forget_choices(patch):
+    """Have `fit` choose anew what earlier tests have chosen; patch : pytest's monkeypatch"""
     patch.setattr(preparation, "known_choices", {})
