@@ -30,6 +30,9 @@ UNIT = r"\p{Sc}|[\p{L}%‰°µ][\p{L}%‰°µ²³/0-9.]{0,11}(?: \p{L}{1,11})?"
 NUMBER = rf"^(-?)\+?\s*({CURRENCY}|)\s*(-?)\s*(\d[\d.,' ]*|[.,]\d+)(?:[eE][-+]?\d+)?\s*({UNIT}|)$"
 """A number: sign, currency, sign, digits with marks, unit."""
 
+PLAIN = r"^-?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?$"
+"""A number as most files have it; of such texts alone no other writing is looked for, which takes long."""
+
 MARKS = ((",", "."), (".", ","), (" ", ","), (" ", "."), ("'", "."), ("'", ","), ("", "."), ("", ","))
 """Marks of thousands and of decimals, in the order of trial."""
 
@@ -118,6 +121,8 @@ class Writing:
             return series
         if self.kind == "date":
             return moments(series, self.shown.split("|"))
+        if self._marks == Marks() and _are_plain(series):
+            return series.cast(pl.Float64)
         return self._marks.read(plain(series)) if self._marks else clock(plain(series), self.shown)
 
 
@@ -207,6 +212,8 @@ def writing_of(series: pl.Series, kind: str | None = None) -> Writing | Ambiguit
         texts = texts.drop_nulls().unique(maintain_order=True)
         if not len(texts):
             continue
+        if isinstance(found, Writing) and not found.is_told and _are_plain(texts):
+            break
         found = None if kind == "date" else _of_numbers(texts)
         if kind != "number" and not isinstance(found, Writing):
             found = _of_dates(texts) or found
@@ -271,6 +278,10 @@ def _marks_of(digits: pl.Series, before: str, behind: str) -> list[Marks]:
         if has_point and not before and not re.fullmatch(r"[^\w\s%‰°]|[A-Z]{3}", behind):
             return [point]  # 1.234 kg
     return [group[0] for group in groups]
+
+
+def _are_plain(texts: pl.Series) -> bool:
+    return bool(texts.str.contains(PLAIN).all())
 
 
 def _are_thousands(digits: pl.Series) -> bool:

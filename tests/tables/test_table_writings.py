@@ -20,7 +20,7 @@ from fastmlp.tables.columns import ISO
 from fastmlp.tables.estimators import load
 from fastmlp.tables.frames import TableError
 from fastmlp.tables.reading import ReadOptions, as_frame, read
-from fastmlp.tables.writings import SURE, Ambiguity, Writing, unix_unit, writing_of
+from fastmlp.tables.writings import HEAD_TEXTS, SURE, Ambiguity, Writing, unix_unit, writing_of
 
 pa = pytest.importorskip("pyarrow")
 
@@ -147,6 +147,20 @@ def test_what_the_data_do_not_settle_is_in_doubt(texts, reason, shown):
 )
 def test_other_texts_are_no_numbers_and_no_dates(texts):
     assert writing_of(pl.Series("x", texts, pl.String)) is None
+
+
+@pytest.mark.parametrize(
+    ("last", "shown"),
+    [("-.5e-3", "1234.50"), ("1,234.5", "1,234.50"), ("(3)", "1234.50"), ("007", None), ("A7", Ambiguity)],
+)
+def test_the_last_text_of_many_plain_numbers_counts(last, shown):
+    texts = column(*map(str, range(2 * HEAD_TEXTS)), last)
+    found = writing_of(texts)
+    if isinstance(shown, str):
+        assert found == Writing("x", "number", shown)
+        assert found.read(texts)[-3:].to_list() == [198, 199, {"-.5e-3": -5e-4, "(3)": -3}.get(last, 1234.5)]
+    else:
+        assert found is None if shown is None else isinstance(found, shown)
 
 
 def test_thousands_are_settled_by_smaller_numbers_beside_them():
