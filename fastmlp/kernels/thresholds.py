@@ -2,7 +2,7 @@
 
 No value changes an order of operations (`fastmlp.kernels.program.arithmetic`): all values give the same bits.
 Compiled code reads the values from one array while it runs, so that tests can force small values. No other
-value that was measured saves 3 % of a step (docs/measured/processors.md).
+value that was measured saves 3 % of a step (docs/measured/redesign.md).
 """
 
 from __future__ import annotations

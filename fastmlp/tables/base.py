@@ -158,7 +158,7 @@ class TableEstimator(Attributed, Exported, Settings, BaseEstimator):  # type: ig
         """Learn the columns and the task: the first half of `fit`.
 
         frame, y, target : a table without its target, the target (rows,), and its name
-        row_numbers : as for `fit`; found : the writings of the table's texts
+        row_numbers : columns that number the rows of a whole table; found : the writings of the table's texts
         """
         recipes = self._recipes()
         names = {"loss": "loss", "target_transform": "transform"}.items()
@@ -363,10 +363,10 @@ class TableEstimator(Attributed, Exported, Settings, BaseEstimator):  # type: ig
     def effects(self, X: Any, columns: str | Sequence[str], *, random_state: int = 0) -> dict[str, Any]:
         """Return the effects of columns by name: frames of values and mean predictions.
 
-        An effect is a partial dependence: the mean prediction of some rows with the same value. For classes
-        there is a column for each probability. Free texts and unused columns have no effect.
+        An effect is a partial dependence: the mean prediction of rows with the same value. For classes there is
+        a column for each probability. Free texts and unused columns have no effect.
 
-        X : a table, as for `predict`
+        X : a table, as for `predict`; values come from all rows, means from at most 300 rows, drawn at random
         """
         check_is_fitted(self)
         self.check_single("effects")
