@@ -363,8 +363,8 @@ class TableEstimator(Attributed, Exported, Settings, BaseEstimator):  # type: ig
     def effects(self, X: Any, columns: str | Sequence[str], *, random_state: int = 0) -> dict[str, Any]:
         """Return the effects of columns by name: frames of values and mean predictions.
 
-        An effect is a partial dependence: the mean prediction of rows with the same value. For classes there is
-        a column for each probability. Free texts and unused columns have no effect.
+        An effect is a partial dependence: the mean prediction of rows with the same value. For classes there
+        is a column for each probability. Free texts and unused columns have no effect.
 
         X : a table, as for `predict`; values come from all rows, means from at most 300 rows, drawn at random
         """
