@@ -111,9 +111,7 @@ def outputs_backward(call, rows, first, last):
         z = rows_of(outputs_of(memory, call.logits, output, head, rows, k), first * k, last * k)
         a = rows_of(outputs_of(memory, call.activations, output, head, rows, k), first * k, last * k)
         delta = rows_of(outputs_of(memory, call.deltas, output, head, rows, k), first * k, last * k)
-        for i in range(delta.shape[0]):
-            for j in range(head.units):
-                delta[i, j] = by_outputs[i // k, head.column + j] / delta.dtype.type(k)
+        repeat_derivatives(by_outputs, head.column, k, delta)
         output_gradient(head.output, z, a, by_outputs, head.column, k, delta)
 
 
@@ -136,11 +134,29 @@ def repeat_rows(numbers, k):
                 numbers[i * k + member, j] = numbers[i, j]
 
 
+def long_rows(outputs, k, units):
+    """Return the rows and units of a head in outputs (rows, columns): a single row if these are all of it."""
+    if k == 1 and units == outputs.shape[1]:
+        return 1, outputs.size  # which fills vectors, also with one output
+    return outputs.shape[0], units
+
+
+def repeat_derivatives(by_outputs, column, k, delta):
+    """delta (n * k, units) = columns of by_outputs (n, ..) from `column` on / k, each row k times."""
+    columns, (rows, units) = by_outputs.shape[1], long_rows(by_outputs, k, delta.shape[1])
+    for i in range(rows):
+        source = vector(by_outputs, i * columns + column, units)
+        for member in range(k):
+            target = vector(delta, (i * k + member) * units, units)
+            for j in range(units):
+                target[j] = source[j] / delta.dtype.type(k)
+
+
 def mean_of_members(a, k, column, out):
     """Columns of out (n, ..) from `column` on = the means of k rows each of a (n * k, units)."""
-    units = a.shape[1]
-    for i in range(out.shape[0]):
-        source, target = vector(a, i * k * units, k * units), vector(out, i * out.shape[1] + column, units)
+    columns, (rows, units) = out.shape[1], long_rows(out, k, a.shape[1])
+    for i in range(rows):
+        source, target = vector(a, i * k * units, k * units), vector(out, i * columns + column, units)
         for j in range(units):
             target[j] = source[j]
         for member in range(1, k):
@@ -208,7 +224,11 @@ def output_gradient(activation, z, a, by_outputs, column, k, delta):
 def clear_unasked(by_outputs, column, k, delta):
     """delta (n * k, units) = 0 where by_outputs (n, columns) is 0, from a column on; k rows for each."""
     # So the infinite slope of an output has no part in the derivatives of others.
-    for i in range(delta.shape[0]):
-        for j in range(delta.shape[1]):
-            if by_outputs[i // k, column + j] == 0:
-                delta[i, j] = 0
+    columns, (rows, units) = by_outputs.shape[1], long_rows(by_outputs, k, delta.shape[1])
+    for i in range(rows):
+        asked = vector(by_outputs, i * columns + column, units)
+        for member in range(k):
+            target = vector(delta, (i * k + member) * units, units)
+            for j in range(units):
+                if asked[j] == 0:
+                    target[j] = 0
