@@ -92,8 +92,6 @@ assert search.best_score_ > 0.95
 lap("search")
 """
 
-PACKAGES = "fastmlp", "sklearn.neural_network"
-
 
 class Script:
     """A call that runs code in a new process, and returns the seconds of the first lap after NumPy's import.
@@ -106,8 +104,7 @@ class Script:
 
     def __call__(self):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as empty:
-            own = {"FASTMLP_CACHE_DIR": empty} if self.cold else {}
-            environment = os.environ | own
+            environment = os.environ | ({"FASTMLP_CACHE_DIR": empty} if self.cold else {})
             environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
             began, command = time.perf_counter(), [sys.executable, "-c", CLOCK + self.code]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -155,7 +152,8 @@ for _jobs in (None, 2):
 
     @row("start", f"GridSearchCV, 100 fits, n_jobs={_jobs}", _jobs, rounds=2)
     def search(options, jobs):
-        return scripts({package: SEARCH.format(package=package, jobs=jobs) for package in PACKAGES})
+        packages = "fastmlp", "sklearn.neural_network"
+        return scripts({package: SEARCH.format(package=package, jobs=jobs) for package in packages})
 
     @row("start", f"GridSearchCV, 100 fits, n_jobs={_jobs}, nothing compiled", _jobs, rounds=1)
     def cold_search(options, jobs):

@@ -5,17 +5,15 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
 from numpy.typing import DTypeLike, NDArray
 
 from fastmlp import checks
-from fastmlp.data.arrays import floating_dtype
+from fastmlp.data.arrays import check_file, floating_dtype
 from fastmlp.data.sparse import is_sparse
 
 SHAPE = "(X, y) or (X, y, weight)"
@@ -168,19 +166,6 @@ def _rows_of(rows: Any, array: Any) -> Any:
 
 BLOCK_BYTES = 1 << 22
 """Rows of X checked together, or made of a table together."""
-
-
-def check_file(array: Any) -> None:
-    """Raise ValueError for a memory map of a shortened file: reading would kill the process."""
-    if not isinstance(array, np.memmap) or array.filename is None or not array.size:
-        return
-    # A slice has the offset of the map that it is cut from, which is not where its own bytes are.
-    mapping = np.frombuffer(array._mmap, np.uint8).ctypes.data  # type: ignore[attr-defined]
-    begins = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
-    expected = begins + byte_bounds(array)[1] - mapping
-    size = os.stat(array.filename).st_size
-    if size < expected:
-        raise ValueError(f"the file {str(array.filename)!r} ends short: it has {size} bytes of {expected}")
 
 
 # --- columns of tables --------------------------------------------------------------------------------
@@ -418,11 +403,6 @@ def _frame_rows(what: str, X: Any, y: Any, weights: Any) -> DaskRows:
 
 
 # --- the source of any X ------------------------------------------------------------------------------
-
-
-def is_table(X: object) -> bool:
-    """Return True for a table of Arrow or a collection of Dask, importing neither."""
-    return _package(X) in ("pyarrow", "dask")
 
 
 def _package(X: object) -> str:

@@ -146,23 +146,21 @@ PATIENCE = 1.0
 class RowFormat(NamedTuple):
     """The form of rows in windows.
 
-    n_in : columns of X, None for the first block's columns
+    n_in : columns of X
     dtype : None follows the first block's X, as in `fit`
     scale : the factor of X
     targets : targets(y, rows, dtype) gives a block's y as a clean (rows, n_out) array
     batch_size : rows of a batch
     window : rows to a window, rounded up to whole batches; None for WINDOW_BYTES
-    class_weights : class_weights(y) gives factors of rows' weights, or None
     blocks : of the network's inputs, see `Network.blocks`
     """
 
-    n_in: int | None
+    n_in: int
     dtype: DTypeLike | None
     scale: float
     targets: Callable[[Any, int, np.dtype[Any]], Array]
     batch_size: int
     window: int | None
-    class_weights: Callable[[Any], Array | None] = lambda y: None
     blocks: Blocks = ()
 
 
@@ -332,7 +330,7 @@ class Windows:
         if self._n_out not in (None, columns):
             raise ValueError(f"{name}: y has {columns} columns, and {self._n_out} in the blocks before it")
         self._sparse, self._n_out = sparse, columns
-        self.row_format = row_format._replace(n_in=block.inputs.shape[1], dtype=block.targets.dtype)
+        self.row_format = row_format._replace(dtype=block.targets.dtype)
         return self.row_format
 
 
@@ -355,8 +353,8 @@ def _block(name: str, given: Any, row_format: RowFormat) -> Block | None:
     n_in, dimensions = row_format.n_in, len(array.shape)
     if dimensions and not array.shape[0]:
         return None
-    if dimensions != 2 or (n_in is not None and array.shape[1] != n_in) or not array.shape[1]:
-        raise ValueError(f"X must have shape (rows, {n_in or 'columns'}), got {array.shape}")
+    if dimensions != 2 or array.shape[1] != n_in:
+        raise ValueError(f"X must have shape (rows, {n_in}), got {array.shape}")
     rows = array.shape[0]
     dtype = floating_dtype(row_format.dtype, array)
     inputs = clean_rows("X", array, dtype, row_format.scale) if sparse else array
@@ -366,8 +364,7 @@ def _block(name: str, given: Any, row_format: RowFormat) -> Block | None:
     if rest and rest[0] is not None:
         weights = checked_weights("weight", rest[0], rows, dtype)
     targets = row_format.targets(y, rows, dtype)
-    factors = row_format.class_weights(y)
-    return Block(name, inputs, targets, weights if factors is None else weights * factors.astype(dtype))
+    return Block(name, inputs, targets, weights)
 
 
 @dataclass(frozen=True)

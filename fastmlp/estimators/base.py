@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,8 +17,7 @@ from fastmlp import checks
 from fastmlp.backend.choice import choose, current_backend
 from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.callbacks.standard import TimeLimit
-from fastmlp.data.arrays import floating_dtype
-from fastmlp.data.batches import Orders
+from fastmlp.data.arrays import check_file, floating_dtype
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves, scoring_of, warn
 from fastmlp.estimators.parameters import (
     SPARSE,
@@ -47,14 +44,10 @@ from fastmlp.model.backend import Data
 from fastmlp.model.layout import drawn, flatten, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
-from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.state import BFLOAT16, Array, TrainState, initial_state, is_bfloat16
 from fastmlp.trained.model import Model
 from fastmlp.training.preparation import ready
 from fastmlp.training.training import Training
-
-if TYPE_CHECKING:
-    from fastmlp.estimators.streaming import Stream
 
 THREADED_FLOPS = 6e7
 """Worker threads pay from this work of an epoch on, 1 ms: starting them takes 0.25 ms in every epoch."""
@@ -109,14 +102,13 @@ class Perceptron(Parameters, Fitted):
     # --- training -----------------------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
         """Train from a new start, or with warm_start from the last fit.
 
         Parameters
         ----------
         X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
-            Also, without y, blocks (X, y) or (X, y, weight); a table of Arrow's or a data frame of Dask's, of
-            which y names columns; an array of Dask's; a memory map of whole numbers (docs/blocks.md).
+            Blocks of rows are for `fastmlp.fit` (docs/blocks.md).
         y : (rows,) or (rows, n_out)
             A classifier takes class labels, or 0 and 1, also sparse, for several labels a row; or floats
             (rows, k) that are not all 0 or 1: the probability of each class, in rows that each sum to 1
@@ -140,19 +132,10 @@ class Perceptron(Parameters, Fitted):
 
     def _train(self, X: Any, y: Any, sample_weight: Any, epochs: int | None = None) -> None:
         """Fit, or train on for so many epochs."""
-        source = None
-        if not (type(X) is np.ndarray and type(y) is np.ndarray and sample_weight is None):
-            from fastmlp.estimators.streaming import blocks_of, streamed
-
-            source = blocks_of(self, X, y, sample_weight)
         incremental, callbacks, sizes = epochs is not None, self._all_callbacks(), hidden_sizes(self)
         first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-        windows = contextlib.nullcontext() if source is None else streamed(self, source, epochs, first)
-        with random_state(self.random_state) as given, windows as stream:
-            if stream is None:
-                rows, scores = self._rows(X, y, sample_weight, incremental, first)
-            else:
-                rows, scores = stream.data, None
+        with random_state(self.random_state) as given:
+            rows, scores = self._rows(X, y, sample_weight, incremental, first)
             rng = generator_of(given, TrainingThread.current() is not None)
             if first:
                 self.n_iter_ = self.t_ = 0
@@ -162,8 +145,7 @@ class Perceptron(Parameters, Fitted):
             if self.solver == "lbfgs":
                 self._train_lbfgs(network, parameters, rows, callbacks)
             else:
-                stochastic = network, parameters, (rows, scores), rng, epochs, callbacks, first, stream
-                self._train_stochastic(*stochastic)
+                self._train_stochastic(network, parameters, (rows, scores), rng, epochs, callbacks, first)
         if not checks.finite(parameters):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and"
@@ -190,8 +172,9 @@ class Perceptron(Parameters, Fitted):
 
     def _validated(self, X: Any, y: Any, dtype: Any, reset: bool) -> tuple[Any, Array]:
         """Return X and y, validated by scikit-learn's rules."""
-        checks.no_iterator("X", X)
-        checks.no_iterator("y", y)
+        for name, array in (("X", X), ("y", y)):
+            checks.no_iterator(name, array)
+            check_file(array)
         if y is not None and self._is_clean(X, dtype, y, reset):
             if reset:
                 self.n_features_in_ = X.shape[1]
@@ -270,12 +253,11 @@ class Perceptron(Parameters, Fitted):
         epochs: int | None,
         callbacks: Sequence[Callback],
         first: bool,
-        stream: Stream | None,
     ) -> None:
         incremental = epochs is not None
         epochs = self.max_iter if epochs is None else epochs
         (rows, _), held_out = self._with_held_out(given, rng)
-        count = len(rows.targets) if stream is None else stream.rows
+        count = len(rows.targets)
         batch_size = self._checked_batch_size(count)
         earlier = getattr(self, "_optimizer", None)  # its moments may be of other parameters
         if not incremental or earlier is None or earlier.moments.shape[1] != parameters.size:
@@ -298,18 +280,13 @@ class Perceptron(Parameters, Fitted):
             dtype=BFLOAT16 if mixed else None,
         )  # fmt: skip
         training = ready(
-            network, options, rows, held_out and held_out[0], count or 0,
-            blocks=None if stream is None else {},
+            network, options, rows, held_out and held_out[0], count,
             state=TrainState(parameters, np.empty_like(parameters), state.moments, state.step),
         )  # fmt: skip
         self._adopt(Model(network, parameters, {"loss": []}, current_backend(training.backend), None))  # type: ignore[arg-type]
-        # The steps of an epoch of blocks may not be known: their epochs are counted.
-        since = BEGINNING if stream is None else Since(state.step, state.epochs)
-        orders: Orders | None = None
-        if self.shuffle and not whole:
-            orders = stream.orders(rng, since.epoch) if stream else ComposedOrders(len(rows.targets), rng)
         score = scoring_of(self, held_out)
-        training.orders, training.since, training.stays_finite = orders, since, False
+        training.orders = ComposedOrders(count, rng) if self.shuffle and not whole else None
+        training.stays_finite = False
         training.dropout_key = int(rng.randint(2**32, dtype=np.uint32)) if network.drops else 0
         training.calls_blas = training.calls_blas or score is not None
         try:
@@ -317,13 +294,7 @@ class Perceptron(Parameters, Fitted):
             endless = incremental or (whole and score is None)
             training.callbacks = [Convergence(self, score, endless), *callbacks]
             thread = TrainingThread.current()
-            if stream is None:
-                run = training.finished() if thread is None else thread.train(training)
-            else:  # windows are filled for this fit alone
-                from fastmlp.blocks.training import WindowBatches
-
-                training.windows = WindowBatches(*stream, training)
-                run = training.finished()
+            run = training.finished() if thread is None else thread.train(training)
             interrupted = run.interrupted
         except KeyboardInterrupt as interrupt:  # a second Ctrl-C, or a callback's own
             if interrupt.__context__ is not None:  # an error came after the first
@@ -338,17 +309,16 @@ class Perceptron(Parameters, Fitted):
                 ConvergenceWarning,
             )
 
-    def _checked_batch_size(self, rows: int | None) -> int:
-        rows = sys.maxsize if rows is None else rows
+    def _checked_batch_size(self, rows: int) -> int:
         if self.batch_size == "auto":
             return min(AUTO_BATCH, rows)
         if self.batch_size > rows:
             warn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped")
         return min(int(self.batch_size), rows)
 
-    def _worth_threads(self, network: Network, rows: int | None) -> int | None:
+    def _worth_threads(self, network: Network, rows: int) -> int | None:
         """Return the number of threads of an epoch; None leaves the choice to the backend."""
-        long = rows is None or 6 * parameter_count(network) * rows > THREADED_FLOPS
+        long = 6 * parameter_count(network) * rows > THREADED_FLOPS
         return None if self.threads is None and long else self.threads or 1
 
     def _new_optimizer(self, parameters: Array) -> OptimizerState:

@@ -188,7 +188,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     def partial_fit(
         self,
         X: Any,
-        y: Any = None,
+        y: Any,
         sample_weight: ArrayLike | None = None,
         classes: ArrayLike | None = None,
         epochs: int = 1,
@@ -212,11 +212,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         """
         epochs = checks.whole("epochs", epochs, 1)
         if _check_partial_fit_first_call(self, classes):
-            from fastmlp.estimators.streaming import first_labels
-
-            some = first_labels(self, X, y, sample_weight)
-            several = type_of_target(some).startswith("multilabel")
-            self._label_binarizer = LabelBinarizer().fit(some if several else classes)
+            several = type_of_target(y).startswith("multilabel")
+            self._label_binarizer = LabelBinarizer().fit(y if several else classes)
         self._train(X, y, sample_weight, epochs)
         return self
 

@@ -47,7 +47,7 @@ class OptimizerState:
     initial_rate, learning_rate : float, the schedule's first rate and the current rate. A rate does not fall
         below the first rate divided by the root of the dtype's greatest number: such steps are lost in
         rounding, and the velocity scaled by `change_rate` stays finite
-    moments : (rows, P) floating; step, epochs : updates and whole epochs done
+    moments : (rows, P) floating; step : updates done
     """
 
     rule: Optimizer
@@ -57,7 +57,6 @@ class OptimizerState:
     learning_rate: float
     moments: NDArray[Any]
     step: int = 0
-    epochs: int = 0
 
     def apply_to(self, run: Run) -> None:
         """Set the run's rate factor to the current rate."""
@@ -158,7 +157,6 @@ class Convergence(Callback):
         # Another callback's stop, or Ctrl-C, may have left epochs for which `on_epoch_end` did not run.
         self.on_epoch_end(run)
         self.estimator._optimizer.step += run.step
-        self.estimator._optimizer.epochs += run.epoch
         if self.best_parameters is not None and self.estimator.validation_scores_:
             run.parameters[...] = self.best_parameters
 

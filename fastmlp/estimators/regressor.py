@@ -131,7 +131,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(
-        self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None, epochs: int = 1
+        self, X: Any, y: Any, sample_weight: ArrayLike | None = None, epochs: int = 1
     ) -> MLPRegressor:
         """Train on for some epochs over these rows.
 

@@ -200,10 +200,9 @@ def generator_of(given: np.random.RandomState, among_others: bool) -> np.random.
 class ComposedOrders:
     """Row orders, each a permutation of the order before (`fastmlp.data.batches.Orders`)."""
 
-    def __init__(self, rows: int, rng: np.random.RandomState, epochs: int = 0) -> None:
-        """epochs : of the training so far, in other orders"""
+    def __init__(self, rows: int, rng: np.random.RandomState) -> None:
         self._order = np.arange(rows)
-        self._rng, self._epochs = rng, epochs
+        self._rng, self._epochs = rng, 0
 
     def fingerprint(self) -> str:
         """Return a hash of the state of all later orders."""

@@ -29,8 +29,8 @@ from support.selection import matrix
 
 import fastmlp
 from fastmlp import Adam, Callback, Checkpoint, CheckpointError, Dense, Dropout, EarlyStopping, Network
-from fastmlp.blocks.sources import check_file
 from fastmlp.blocks.windows import Windows
+from fastmlp.data.arrays import check_file
 from fastmlp.training import loop
 
 LARGE = [pytest.param(size, marks=matrix) for size in (1, 8, ROWS)]

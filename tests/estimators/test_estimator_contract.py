@@ -47,9 +47,7 @@ def test_signatures_begin_as_scikit_learns(name, method):
         for package in (sklearn.neural_network, fastmlp)
     )
     for expected, got in zip(theirs, ours, strict=False):
-        blocks = method in ("fit", "partial_fit") and expected.name == "y"  # which hold theirs
-        default = None if blocks else expected.default
-        assert (got.name, got.default, got.kind) == (expected.name, default, expected.kind)
+        assert (got.name, got.default, got.kind) == (expected.name, expected.default, expected.kind)
     assert len(ours) >= len(theirs)
 
 

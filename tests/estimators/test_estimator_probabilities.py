@@ -91,12 +91,6 @@ def test_trainings_go_on_with_labels_and_with_probabilities():
     assert set(named.predict(X)) <= {"a", "b", "c"}
 
 
-def test_blocks_may_hold_probabilities():
-    y, options = rows_of(3), {"shuffle": False, "batch_size": 50}
-    blocks = [(X[start : start + 50], y[start : start + 50]) for start in (0, 50, 100)]
-    assert_same(classifier(**options).fit(blocks), classifier(**options).fit(X, y), X, 1e-12)
-
-
 def test_floats_of_0_and_1_are_several_labels_a_row():
     y = (rows_of(3) > 0.3).astype(np.float64)
     model = classifier().fit(X, y)
@@ -120,10 +114,9 @@ def changed(place, value):
     ],
 )
 def test_what_is_neither_labels_nor_probabilities(options, y, words):
-    for fit in (classifier(**options).fit, lambda X, y: classifier(**options).fit([(X, y)])):
-        with pytest.raises(ValueError, match=re.escape(words)) as caught:
-            fit(X, y)
-        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        classifier(**options).fit(X, y)
+    assert "\n" not in str(caught.value)
     assert classifier().fit(X, changed(7, [0.5, 0.5, 5e-7])).n_iter_ == 12
 
 
