@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import mmap
 import numbers
+import os
 import re
 import sys
 import textwrap
@@ -14,6 +16,7 @@ from dataclasses import MISSING, field, fields
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 
@@ -217,6 +220,19 @@ def no_iterator(what: str, value: object) -> None:
             f"{what} must be an array, got {shown(value)}; collect what it gives, as with "
             f"np.array(list({what.split()[-1]}))"
         )
+
+
+def whole_file(array: object) -> None:
+    """Raise ValueError for a memory map of a shortened file: reading would kill the process."""
+    if not isinstance(array, np.memmap) or array.filename is None or not array.size:
+        return
+    # A slice has the offset of the map that it is cut from, which is not where its own bytes are.
+    mapping = np.frombuffer(array._mmap, np.uint8).ctypes.data  # type: ignore[attr-defined]
+    begins = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
+    expected = begins + byte_bounds(array)[1] - mapping
+    size = os.stat(array.filename).st_size
+    if size < expected:
+        raise ValueError(f"the file {str(array.filename)!r} ends short: it has {size} bytes of {expected}")
 
 
 def real_array(what: str, value: object, of_texts: str = "") -> NDArray[Any]:

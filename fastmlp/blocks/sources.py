@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastmlp import checks
-from fastmlp.data.arrays import check_file, floating_dtype
+from fastmlp.data.arrays import floating_dtype
 from fastmlp.data.sparse import is_sparse
 
 SHAPE = "(X, y) or (X, y, weight)"
@@ -160,7 +160,7 @@ class Slices:
 
 
 def _rows_of(rows: Any, array: Any) -> Any:
-    check_file(array)
+    checks.whole_file(array)
     return array[rows]
 
 
@@ -432,7 +432,7 @@ def source_of(
             return _slices(what, X, y, weights)
     if window is None:
         for array in (X, y, weights):
-            of_each_head(array, check_file)
+            of_each_head(array, checks.whole_file)
         return None
     if not rows_at_once or X.ndim != 2:
         raise TypeError(f"window is for blocks and arrays (rows, columns), got {checks.shown(X)}")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastmlp import checks
@@ -374,16 +371,3 @@ def _check_range(what: str, targets: Array, loss: Loss) -> None:
                 f"{what} must hold one-hot or probability rows, at least 0 and of sum 1, for {loss.name}, "
                 f"got a least of {targets[row].min():g} and a sum of {sums[row]:g} in row {row}"
             )
-
-
-def check_file(array: Any) -> None:
-    """Raise ValueError for a memory map of a shortened file: reading would kill the process."""
-    if not isinstance(array, np.memmap) or array.filename is None or not array.size:
-        return
-    # A slice has the offset of the map that it is cut from, which is not where its own bytes are.
-    mapping = np.frombuffer(array._mmap, np.uint8).ctypes.data  # type: ignore[attr-defined]
-    begins = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
-    expected = begins + byte_bounds(array)[1] - mapping
-    size = os.stat(array.filename).st_size
-    if size < expected:
-        raise ValueError(f"the file {str(array.filename)!r} ends short: it has {size} bytes of {expected}")

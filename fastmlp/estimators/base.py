@@ -17,7 +17,7 @@ from fastmlp import checks
 from fastmlp.backend.choice import choose, current_backend
 from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.callbacks.standard import TimeLimit
-from fastmlp.data.arrays import check_file, floating_dtype
+from fastmlp.data.arrays import floating_dtype
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves, scoring_of, warn
 from fastmlp.estimators.parameters import (
     SPARSE,
@@ -174,7 +174,7 @@ class Perceptron(Parameters, Fitted):
         """Return X and y, validated by scikit-learn's rules."""
         for name, array in (("X", X), ("y", y)):
             checks.no_iterator(name, array)
-            check_file(array)
+            checks.whole_file(array)
         if y is not None and self._is_clean(X, dtype, y, reset):
             if reset:
                 self.n_features_in_ = X.shape[1]

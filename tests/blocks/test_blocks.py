@@ -30,7 +30,7 @@ from support.selection import matrix
 import fastmlp
 from fastmlp import Adam, Callback, Checkpoint, CheckpointError, Dense, Dropout, EarlyStopping, Network
 from fastmlp.blocks.windows import Windows
-from fastmlp.data.arrays import check_file
+from fastmlp.checks import whole_file
 from fastmlp.training import loop
 
 LARGE = [pytest.param(size, marks=matrix) for size in (1, 8, ROWS)]
@@ -231,7 +231,7 @@ def test_a_file_that_ends_short_names_itself(pixels, monkeypatch):
     looked_at, ahead = [], threading.Event()
 
     def look(array):
-        check_file(array)
+        whole_file(array)
         looked_at.append(array)
         if len(looked_at) == 2 * 3:  # X and y of three epochs; the third one waits for a window
             ahead.set()
@@ -241,7 +241,7 @@ def test_a_file_that_ends_short_names_itself(pixels, monkeypatch):
             assert ahead.wait(600)
             os.truncate(pixels.filename, 100)
 
-    monkeypatch.setattr("fastmlp.blocks.sources.check_file", look)
+    monkeypatch.setattr("fastmlp.checks.whole_file", look)
     with pytest.raises(
         ValueError, match=r"block 1 of epoch 4: the file '.*pixels' ends short: it has 100 bytes of 515"
     ):
