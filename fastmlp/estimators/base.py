@@ -67,6 +67,12 @@ class TrainingThread(threading.Thread):
         raise NotImplementedError
 
 
+def refuse_heads(y: object) -> None:
+    """Raise TypeError for a dict of targets."""
+    if isinstance(y, dict):
+        raise TypeError("y must be one array, got a dict; several heads are for fastmlp.fit and a Network")
+
+
 class Perceptron(Parameters, Fitted):
     """Base of MLPClassifier and MLPRegressor."""
 
@@ -175,6 +181,7 @@ class Perceptron(Parameters, Fitted):
         for name, array in (("X", X), ("y", y)):
             checks.no_iterator(name, array)
             checks.whole_file(array)
+        refuse_heads(y)
         if y is not None and self._is_clean(X, dtype, y, reset):
             if reset:
                 self.n_features_in_ = X.shape[1]

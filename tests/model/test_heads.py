@@ -113,7 +113,6 @@ test_careless_heads_are_one_line = refusals(
         (lambda: fastmlp.MLPClassifier(heads={"a": Head(1)}), "heads"),
         (lambda: fastmlp.MLPRegressor(layers=[Head(1)]).fit(X, WHOLE["kind"]), "a layer must be one of"),
         (lambda: fastmlp.MLPRegressor().fit(X, WHOLE), "several heads are for fastmlp.fit and a Network"),
-        (lambda: fastmlp.MLPClassifier().fit([(X, WHOLE)]), "several heads are for"),
         (lambda: fastmlp.MLPClassifier().partial_fit(X, WHOLE, classes=[0, 1]), "several heads are for"),
         (lambda: fastmlp.MLPRegressor.from_model(fit(network(), WHOLE)), "this network has heads"),
         (

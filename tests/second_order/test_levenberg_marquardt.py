@@ -322,7 +322,5 @@ def test_an_estimator_takes_the_same_steps():
 def test_what_an_estimator_cannot_do_with_it_is_refused():
     with pytest.raises(ValueError, match=r"takes the losses mse with identity .*; got mae with identity"):
         MLPRegressor(solver="lm", loss="mae").fit(X, Y)
-    with pytest.raises(ValueError, match="solver='lm' needs all rows at once"):
-        MLPRegressor(solver="lm").fit([(X, Y)])
     with pytest.raises(ValueError, match="takes no dtype 'bfloat16'"):
         MLPRegressor(solver="lm", dtype="bfloat16").fit(X, Y)
