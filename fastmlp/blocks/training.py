@@ -15,7 +15,6 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.blocks.sources import Slices, Source, arrow_source, source_of
 from fastmlp.blocks.windows import HeldOutBlocks, RowFormat, Window, Windows
-from fastmlp.data.arrays import clean_targets
 from fastmlp.data.batches import Batches, Steps
 from fastmlp.data.seeding import split_rows
 from fastmlp.model.backend import Data
@@ -36,15 +35,7 @@ def prepare(network: Network, source: Source, options: Any, dtype: Any) -> Train
     done = len(file.history["loss"]) if file else 0
     if isinstance(options.validation, Real):
         source, held_source = _split(source, options.validation, options.seed)
-    row_format = RowFormat(
-        n_in=network.n_in,
-        dtype=dtype,
-        scale=network.input_scale,
-        targets=lambda y, rows, dtype: clean_targets("y", y, network, rows, dtype),
-        batch_size=_rows_of_a_step(options, source),
-        window=options.window,
-        blocks=network.blocks,
-    )
+    row_format = RowFormat(network, dtype, _rows_of_a_step(options, source), options.window)
     with ExitStack() as opened:
         windows = opened.enter_context(Windows(source, row_format, options.epochs - done, done=done))
         first = windows.next()
@@ -52,7 +43,7 @@ def prepare(network: Network, source: Source, options: Any, dtype: Any) -> Train
         assert first is not None
         data = first.data
         row_format = row_format._replace(dtype=data.weights.dtype)
-        held_out = _held_out(network, options.validation, held_source, row_format)
+        held_out = _held_out(options.validation, held_source, row_format)
         rows = first.rows if first.last else source.rows or 0  # not what the thread may have read by now
         blocks = {"window": row_format.window, "blocks": True}
         training = ready(network, options, data, held_out, rows, is_sized=bool(source.rows), blocks=blocks)
@@ -86,26 +77,24 @@ def _split(source: Source, validation: Real, seed: int) -> tuple[Source, Source]
     return source.take(train_rows), source.take(held_rows)
 
 
-def _held_out(
-    network: Network, validation: Any, split: Source | None, row_format: RowFormat
-) -> Data | HeldOutBlocks | None:
+def _held_out(validation: Any, split: Source | None, row_format: RowFormat) -> Data | HeldOutBlocks | None:
     """Return the rows to validate on, in memory or in blocks."""
     if validation is None:
         return None
-    assert isinstance(row_format.dtype, np.dtype)
+    network, dtype = row_format.network, row_format.dtype
+    assert isinstance(dtype, np.dtype)
     if split is None and isinstance(validation, Sequence):
         if len(validation) in (2, 3):
             X, y, *rest = validation
-            split = source_of(
-                "validation X", X, y, rest[0] if rest else None, row_format.dtype, row_format.scale, None
-            )
+            weights = rest[0] if rest else None
+            split = source_of("validation X", X, y, weights, dtype, network.input_scale, None)
         if split is None:
-            return validation_rows(network, validation, row_format.dtype)
+            return validation_rows(network, validation, dtype)
     elif split is None:
-        split = source_of("validation", validation, None, None, row_format.dtype, row_format.scale, None)
+        split = source_of("validation", validation, None, None, dtype, network.input_scale, None)
     assert split is not None
     n_in, n_out = network.n_in, network.n_out
-    window = max(256, HELD_OUT_BYTES // (row_format.dtype.itemsize * (n_in + n_out + 1)))
+    window = max(256, HELD_OUT_BYTES // (dtype.itemsize * (n_in + n_out + 1)))
     return HeldOutBlocks(split, row_format._replace(window=window, batch_size=1))
 
 

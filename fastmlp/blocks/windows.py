@@ -20,10 +20,18 @@ from numpy.typing import DTypeLike, NDArray
 from fastmlp import checks
 from fastmlp.backend.choice import may_take_bytes
 from fastmlp.blocks.sources import SHAPE, IterableSource, Slices, Source, named_blocks
-from fastmlp.data.arrays import check_codes, checked_weights, clean_blocks, convert, floating_dtype, joined
+from fastmlp.data.arrays import (
+    check_codes,
+    checked_weights,
+    clean_blocks,
+    clean_targets,
+    convert,
+    floating_dtype,
+    joined,
+)
 from fastmlp.data.sparse import clean_rows, is_sparse
 from fastmlp.model.backend import Array, Data, counts_of, evaluated, losses_of_part
-from fastmlp.model.inputs import Blocks, sparse_columns
+from fastmlp.model.inputs import sparse_columns
 from fastmlp.model.network import Network
 from fastmlp.model.rows import ByteRows, Inputs, SparseRows, stacked
 from fastmlp.system.interrupts import LeftBehind
@@ -146,26 +154,20 @@ PATIENCE = 1.0
 class RowFormat(NamedTuple):
     """The form of rows in windows.
 
-    n_in : columns of X
+    network : takes the rows
     dtype : None follows the first block's X, as in `fit`
-    scale : the factor of X
-    targets : targets(y, rows, dtype) gives a block's y as a clean (rows, n_out) array
     batch_size : rows of a batch
     window : rows to a window, rounded up to whole batches; None for WINDOW_BYTES
-    blocks : of the network's inputs, see `Network.blocks`
     """
 
-    n_in: int
+    network: Network
     dtype: DTypeLike | None
-    scale: float
-    targets: Callable[[Any, int, np.dtype[Any]], Array]
     batch_size: int
     window: int | None
-    blocks: Blocks = ()
 
 
 class Windows:
-    """The windows of several epochs; a context, which ends the thread.
+    """The windows of several epochs, a context manager that ends the thread.
 
     A window belongs to one thread at a time. Queues hand windows over; locks of queues order the writes.
 
@@ -183,7 +185,6 @@ class Windows:
         self._free: queue.SimpleQueue[Window | None] = queue.SimpleQueue()
         self._made = 0
         self._sparse: bool | None = None
-        self._n_out: int | None = None
         self._closed = threading.Event()
         # A daemon: it may wait in a user's code for what never comes.
         run = contextvars.copy_context().run
@@ -248,7 +249,7 @@ class Windows:
                     ahead = next(blocks, None)
                     take = int(ahead is None)  # a single last row may have to join the batch before
                 if take:
-                    window.put(block, at, at + take, self.row_format.scale)
+                    window.put(block, at, at + take, self.row_format.network.input_scale)
                     rows, at = rows + take, at + take
                 else:
                     self._ready.put(window)
@@ -263,7 +264,7 @@ class Windows:
         self._ready.put(window)
 
     def _window(self, like: Block) -> Window:
-        """Return an empty window, when there is one."""
+        """Return an empty window; from the third call on, wait until one is released."""
         if self._made < 2:
             self._made += 1
             return self._new_window(like)
@@ -280,7 +281,7 @@ class Windows:
         rows = self.row_format.window
         batch = self.row_format.batch_size
         most_bytes = WINDOW_BYTES if sparse and rows is None else None
-        scale = self.row_format.scale if self._keeps_bytes(n_in) else None
+        scale = self.row_format.network.input_scale if self._keeps_bytes(n_in) else None
         if rows is None:
             of_a_row = dtype.itemsize * (n_out + 1) + (8 if sparse else dtype.itemsize * n_in)
             rows = max(batch, WINDOW_BYTES // of_a_row)
@@ -298,7 +299,7 @@ class Windows:
     def _keeps_bytes(self, n_in: int) -> bool:
         """Return True if windows keep bytes."""
         of_bytes = isinstance(self.source, Slices) and self.source.bytes
-        return of_bytes and self.row_format.scale <= 1 and may_take_bytes(n_in)
+        return of_bytes and self.row_format.network.input_scale <= 1 and may_take_bytes(n_in)
 
     def _blocks(self, epoch: int) -> Generator[Block]:
         """Yield the checked blocks of an epoch, without empty blocks."""
@@ -321,15 +322,12 @@ class Windows:
             yield block
 
     def _keep(self, name: str, block: Block, row_format: RowFormat) -> RowFormat:
-        """Return the form of later blocks, with the columns and the dtype of the first."""
+        """Return the form of later blocks, with the dtype of the first."""
         sparse = isinstance(block.inputs, SparseRows)
         if self._sparse not in (None, sparse):
             kinds = ("sparse", "dense") if sparse else ("dense", "sparse")
             raise ValueError(f"{name}: X is {kinds[0]}, and {kinds[1]} in the blocks before it")
-        columns = block.targets.shape[1]
-        if self._n_out not in (None, columns):
-            raise ValueError(f"{name}: y has {columns} columns, and {self._n_out} in the blocks before it")
-        self._sparse, self._n_out = sparse, columns
+        self._sparse = sparse
         self.row_format = row_format._replace(dtype=block.targets.dtype)
         return self.row_format
 
@@ -344,27 +342,27 @@ def _block(name: str, given: Any, row_format: RowFormat) -> Block | None:
         got = f"{len(given)} parts" if isinstance(given, (tuple, list)) else checks.shown(given)
         raise TypeError(f"a block must be {SHAPE}, got {got}")
     X, y, *rest = given
-    sparse, mixes = is_sparse(X), sparse_columns(row_format.blocks) > 0
+    network = row_format.network
+    sparse, mixes = is_sparse(X), sparse_columns(network.blocks) > 0
     if mixes:
-        X = clean_blocks("X", row_format.blocks, X, row_format.dtype, least=0)
-    elif row_format.blocks and not sparse:
-        X, _ = joined("X", row_format.blocks, X)
+        X = clean_blocks("X", network.blocks, X, row_format.dtype, least=0)
+    elif network.blocks and not sparse:
+        X, _ = joined("X", network.blocks, X)
     array = X if sparse or mixes else checks.real_array("X", X)
-    n_in, dimensions = row_format.n_in, len(array.shape)
+    n_in, dimensions = network.n_in, len(array.shape)
     if dimensions and not array.shape[0]:
         return None
     if dimensions != 2 or array.shape[1] != n_in:
         raise ValueError(f"X must have shape (rows, {n_in}), got {array.shape}")
     rows = array.shape[0]
     dtype = floating_dtype(row_format.dtype, array)
-    inputs = clean_rows("X", array, dtype, row_format.scale) if sparse else array
-    if row_format.blocks and not sparse and not mixes:
-        check_codes("X", row_format.blocks, array)
+    inputs = clean_rows("X", array, dtype, network.input_scale) if sparse else array
+    if network.blocks and not sparse and not mixes:
+        check_codes("X", network.blocks, array)
     weights = np.ones(rows, dtype)  # all of them may be 0
     if rest and rest[0] is not None:
         weights = checked_weights("weight", rest[0], rows, dtype)
-    targets = row_format.targets(y, rows, dtype)
-    return Block(name, inputs, targets, weights)
+    return Block(name, inputs, clean_targets("y", y, network, rows, dtype), weights)
 
 
 @dataclass(frozen=True)

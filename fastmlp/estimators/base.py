@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any, Self
@@ -58,7 +59,7 @@ class TrainingThread(threading.Thread):
 
     @classmethod
     def current(cls) -> Self | None:
-        """Return the thread that asks, if it is such a thread."""
+        """Return the calling thread if it is of this class, else None."""
         thread = threading.current_thread()
         return thread if isinstance(thread, cls) else None
 
@@ -67,10 +68,19 @@ class TrainingThread(threading.Thread):
         raise NotImplementedError
 
 
-def refuse_heads(y: object) -> None:
-    """Raise TypeError for a dict of targets."""
+def refuse_others(X: object, y: object) -> None:
+    """Raise TypeError for rows and targets that `fastmlp.fit` takes, and estimators do not."""
     if isinstance(y, dict):
         raise TypeError("y must be one array, got a dict; several heads are for fastmlp.fit and a Network")
+    if (
+        isinstance(X, (str, os.PathLike))
+        or isinstance(y, str)
+        or (callable(X) and not hasattr(X, "__array__"))
+    ):
+        raise TypeError(
+            f"X and y must be arrays, got {checks.shown(X)} and {checks.shown(y)}; blocks of rows and names of "
+            "columns are for fastmlp.fit and a Network"
+        )
 
 
 class Perceptron(Parameters, Fitted):
@@ -181,7 +191,7 @@ class Perceptron(Parameters, Fitted):
         for name, array in (("X", X), ("y", y)):
             checks.no_iterator(name, array)
             checks.whole_file(array)
-        refuse_heads(y)
+        refuse_others(X, y)
         if y is not None and self._is_clean(X, dtype, y, reset):
             if reset:
                 self.n_features_in_ = X.shape[1]

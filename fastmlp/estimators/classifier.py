@@ -15,7 +15,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
 from fastmlp import checks
-from fastmlp.estimators.base import Perceptron, refuse_heads
+from fastmlp.estimators.base import Perceptron, refuse_others
 from fastmlp.estimators.parameters import CLASSIFIER, FTOL
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.loss import Loss
@@ -212,7 +212,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         """
         epochs = checks.whole("epochs", epochs, 1)
         if _check_partial_fit_first_call(self, classes):
-            refuse_heads(y)
+            refuse_others(X, y)
             several = type_of_target(y).startswith("multilabel")
             self._label_binarizer = LabelBinarizer().fit(y if several else classes)
         self._train(X, y, sample_weight, epochs)

@@ -154,7 +154,7 @@ def ready(
         chosen = taken_by
         becomes_sparse = may_become_sparse(chosen, network, optimizer, rank_rows, dtype)
         may_call_blas = calls_blas(chosen)
-    sample = "" if is_array or state is not None else sample_of(data, in_memory(held_out))
+    sample = "" if is_array else sample_of(data, in_memory(held_out))
     resumed, since, other_steps = earlier, BEGINNING, 0
     if more:
         known: str | None = sample

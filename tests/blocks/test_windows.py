@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from support import needs
-from support.blocks import BLOCKS, GOOD, ROWS, W, X, Y, fit, no_thread_is_left  # noqa: F401  # a fixture
+from support.blocks import BLOCKS, GOOD, NETWORK, ROWS, W, X, Y, fit, no_thread_is_left  # noqa: F401  # a fixture
 from support.processes import python
 from support.resuming import assert_same
 
@@ -23,7 +23,7 @@ def test_slices_of_chosen_rows():
 
 
 def test_windows_behind_the_last_are_an_error():
-    row_format = RowFormat(5, None, 1.0, lambda y, rows, dtype: y, 16, None)
+    row_format = RowFormat(NETWORK, None, 16, None)
     with Windows(given("X", BLOCKS), row_format, 1) as windows:
         windows.next()
         with pytest.raises(RuntimeError, match="the blocks of all 1 epochs have been given"):
@@ -33,7 +33,7 @@ def test_windows_behind_the_last_are_an_error():
 @pytest.mark.parametrize(("rows", "expected"), [(33, [8, 8, 8, 9]), (34, [8, 8, 8, 8, 2]), (32, [8] * 4)])
 def test_windows_are_whole_batches_and_a_single_last_row_joins_one(rows, expected):
     """A batch norm has no variance of a single row."""
-    row_format = RowFormat(5, None, 1.0, lambda y, rows, dtype: y, 4, 6)
+    row_format = RowFormat(NETWORK, None, 4, 6)
     for cuts in ([0, rows], [0, 8, 9, 32, rows], [*range(rows + 1)]):
         found, window = [], None
         source = given("X", [(X[a:b], Y[a:b]) for a, b in itertools.pairwise(cuts)])
@@ -54,7 +54,7 @@ def test_windows_of_sparse_rows_end_by_their_bytes_wherever_blocks_end(windows):
     for cuts in ([0, ROWS], [0, 50, 70, ROWS]):
         blocks = [(scipy.sparse.csr_array(dense[a:b]), Y[a:b]) for a, b in itertools.pairwise(cuts)]
         rows, window = [], None
-        row_format = RowFormat(5, None, 1.0, lambda y, rows, dtype: y, 4, None)
+        row_format = RowFormat(NETWORK, None, 4, None)
         with Windows(given("X", blocks), row_format, 1) as filled:
             while window is None or not window.last:
                 window = filled.next()
@@ -92,7 +92,7 @@ class Broken:
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_an_error_of_a_file_is_one_line_with_the_block_s_name(at_once):
-    row_format = RowFormat(5, None, 1.0, lambda y, rows, dtype: y, 16, None)
+    row_format = RowFormat(NETWORK, None, 16, None)
     for error, said in ((["it\nis gone"], "it"), ([], "OSError")):
         match = rf"^block {2 - at_once} of epoch 1: {said}$"
         with (

@@ -279,6 +279,18 @@ def test_generators_are_refused_with_what_to_pass_instead(kind):
         made(kind).fit(ROWS, iter(LABELS))
 
 
+@pytest.mark.parametrize("given", [(lambda: [(ROWS, LABELS)], LABELS), ("rows.csv", LABELS), (ROWS, "kind")])
+def test_what_fit_of_a_network_takes_is_refused_in_one_line(given):
+    for call in (
+        made(MLPRegressor).fit,
+        lambda X, y: made(MLPClassifier).partial_fit(X, y, classes=[0, 1, 2]),
+    ):
+        with pytest.raises(
+            TypeError, match=r"^X and y must be arrays, got .* for fastmlp\.fit and a Network$"
+        ):
+            call(*given)
+
+
 def test_sparse_rows_with_a_dense_validation_set():
     sparse = made(MLPClassifier, validation_set=(ROWS, LABELS)).fit(scipy.sparse.csr_matrix(ROWS), LABELS)
     dense = made(MLPClassifier, validation_set=(ROWS, LABELS)).fit(ROWS, LABELS)

@@ -32,7 +32,7 @@ def pixels(tmp_path):
 
 
 def first_window(X, scale=1 / 255, n_in=COLUMNS):
-    row_format = RowFormat(n_in, np.float32, scale, lambda y, rows, dtype: np.asarray(y, dtype), 16, None)
+    row_format = RowFormat(Network([n_in, 8, 2], input_scale=scale), np.float32, 16, None)
     with Windows(Slices(X, Y), row_format, 1) as windows:
         return windows.next().data.inputs
 
