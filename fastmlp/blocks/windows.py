@@ -264,7 +264,7 @@ class Windows:
         self._ready.put(window)
 
     def _window(self, like: Block) -> Window:
-        """Return an empty window; from the third call on, wait until one is released."""
+        """Return an empty window; from the third call on, wait for a released window."""
         if self._made < 2:
             self._made += 1
             return self._new_window(like)

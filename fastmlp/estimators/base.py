@@ -72,14 +72,11 @@ def refuse_others(X: object, y: object) -> None:
     """Raise TypeError for rows and targets that `fastmlp.fit` takes, and estimators do not."""
     if isinstance(y, dict):
         raise TypeError("y must be one array, got a dict; several heads are for fastmlp.fit and a Network")
-    if (
-        isinstance(X, (str, os.PathLike))
-        or isinstance(y, str)
-        or (callable(X) and not hasattr(X, "__array__"))
-    ):
+    is_function = callable(X) and not hasattr(X, "__array__")
+    if isinstance(X, (str, os.PathLike)) or isinstance(y, str) or is_function:
         raise TypeError(
-            f"X and y must be arrays, got {checks.shown(X)} and {checks.shown(y)}; blocks of rows and names of "
-            "columns are for fastmlp.fit and a Network"
+            f"X and y must be arrays, got {checks.shown(X)} and {checks.shown(y)}; blocks of rows and names "
+            "of columns are for fastmlp.fit and a Network"
         )
 
 
